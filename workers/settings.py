@@ -1,0 +1,212 @@
+"""The one configuration file, `cbtfleet.toml`, and its environment variables.
+
+Every key can also come from the environment: its path joined with two underscores behind `CBTFLEET_`,
+for example `CBTFLEET_REDIS__URL` or `CBTFLEET_POOLS__LAB__PASSWORD_FILE`; the environment wins.
+A list or a table is written as in TOML; anything else is plain text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from workers.errors import ConfigurationError
+
+DEFAULT_FILE = Path("cbtfleet.toml")
+_PREFIX = "CBTFLEET_"
+_NOT_SETTINGS = {"CBTFLEET_CONFIG", "CBTFLEET_PASSPHRASE"}
+
+ExpandedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RedisSettings(_Section):
+    url: SecretStr | None = None
+    """`redis://`, `rediss://` or `unix://`; None: the Redis that `cbtfleet up` brings along."""
+
+
+class RepositorySettings(_Section):
+    url: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    ca_file: ExpandedPath | None = None
+    public_key_file: ExpandedPath | None = None
+    metadata_key_file: ExpandedPath | None = None
+    private_key_file: ExpandedPath | None = None
+    passphrase_file: ExpandedPath | None = None
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> RepositorySettings:
+        if not re.match(r"(s3://[^/]+(/.*)?|file:///.+)$", self.url):
+            raise ValueError('url must look like "s3://bucket/prefix" or "file:///folder"')
+        return self
+
+
+class PoolSettings(_Section):
+    url: str
+    username: str
+    password: SecretStr | None = None
+    password_file: ExpandedPath | None = None
+    ca_file: ExpandedPath | None = None
+    certificate_sha256: str | None = None
+    verify_tls: bool = True
+    nbd_tls: Literal["certificate", "public-key", "ca"] = "certificate"
+    connections_per_host: int = Field(16, ge=1, le=16)
+    timeout: float = Field(60.0, gt=0)
+    """Seconds one XenAPI call may take before we give up on its answer."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> PoolSettings:
+        if not re.match(r"https?://[^/]+/?$", self.url):
+            raise ValueError('url must look like "https://xen1.example"')
+        if (self.password is None) == (self.password_file is None):
+            raise ValueError("give exactly one of password_file and password")
+        if self.certificate_sha256 is not None:
+            digest = self.certificate_sha256.replace(":", "").lower()
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError("certificate_sha256 must be 64 hexadecimal digits, colons allowed")
+        if self.nbd_tls == "ca" and self.ca_file is None:
+            raise ValueError('nbd_tls = "ca" needs ca_file')
+        return self
+
+    def read_password(self) -> str:
+        """The password itself. Raises ConfigurationError when its file cannot be read."""
+        if self.password is not None:
+            return self.password.get_secret_value()
+        assert self.password_file is not None  # kept by _complete
+        return read_secret_file(self.password_file, "password_file")
+
+
+class WorkerSettings(_Section):
+    concurrency: int | None = Field(None, ge=1)
+    """Streams at most on this node; None: one a core."""
+    compression_level: int = Field(1, ge=1, le=19)
+    check_sealed: bool | None = None
+    """Decode and compare every sealed frame before it is uploaded; None: the built-in default."""
+    metrics_port: int | None = None
+
+
+class Settings(_Section):
+    repository: RepositorySettings
+    redis: RedisSettings = RedisSettings()
+    pools: dict[str, PoolSettings] = {}
+    worker: WorkerSettings = WorkerSettings()
+    policies: dict[str, dict[str, Any]] = {}
+    """As written; only the scheduler knows what a policy means."""
+    state_dir: ExpandedPath = Path(".cbtfleet")
+    """Where `cbtfleet up` keeps its own Redis, relative to the configuration file."""
+
+    def pool(self, name: str) -> PoolSettings:
+        """One pool by name. Raises ConfigurationError that lists the known names."""
+        if name not in self.pools:
+            known = ", ".join(sorted(self.pools)) or "none"
+            raise ConfigurationError(f'no pool "{name}" in the configuration; known: {known}')
+        return self.pools[name]
+
+    def redis_url(self) -> str:
+        """The Redis to use: the configured one, else the socket that `cbtfleet up` opens."""
+        if self.redis.url is not None:
+            return self.redis.url.get_secret_value()
+        return f"unix://{(self.state_dir / 'redis.sock').absolute()}"
+
+
+def read_secret_file(path: Path, key: str) -> str:
+    """The one line in a secret's file, without its line end. Raises ConfigurationError."""
+    try:
+        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{key}: cannot read {path}: {why}") from error
+    if not secret:
+        raise ConfigurationError(f"{key}: {path} is empty")
+    return secret
+
+
+def find_settings_file(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """`--config`, else CBTFLEET_CONFIG, else ./cbtfleet.toml."""
+    if given is not None:
+        return given
+    return Path(environ["CBTFLEET_CONFIG"]) if environ.get("CBTFLEET_CONFIG") else DEFAULT_FILE
+
+
+def load_settings(given: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Reads and checks the whole configuration.
+
+    A missing file is an error only when it was named or when the environment does not make up for it.
+    Relative paths in the file are relative to the file. Raises ConfigurationError with one line that names
+    the file, the key and what is wrong; no value is repeated, because it may be a secret.
+    """
+    path = find_settings_file(given, environ)
+    tree: dict[str, Any] = {}
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if path != DEFAULT_FILE:
+            raise ConfigurationError(f"no configuration file {path}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"cannot read {path}: {why}") from error
+    _resolve_paths(tree, path.parent)
+    _overlay_environment(tree, environ)
+    if not tree:
+        raise ConfigurationError(f"no configuration: write {DEFAULT_FILE}, or give --config or CBTFLEET_CONFIG")
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}" if where else message
+
+
+def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _resolve_paths(value, folder)
+        elif isinstance(value, str) and (key.endswith("_file") or key == "state_dir"):
+            tree[key] = str(folder / Path(value).expanduser())
+    if folder != Path(".") and "repository" in tree:
+        tree.setdefault("state_dir", str(folder / ".cbtfleet"))
+
+
+def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for name, text in environ.items():
+        if not name.startswith(_PREFIX) or name in _NOT_SETTINGS:
+            continue
+        keys = name.removeprefix(_PREFIX).lower().split("__")
+        node = tree
+        for key in keys[:-1]:
+            child = node.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigurationError(f"{name}: {key} is not a section of the configuration")
+            node = child
+        node[keys[-1]] = _environment_value(text)
+
+
+def _environment_value(text: str) -> Any:
+    if not re.match(r"\[.*\]$|\{.*\}$", text):
+        return text  # numbers and booleans too: the model reads them from text, and a password may be digits
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
