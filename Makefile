@@ -1,0 +1,43 @@
+# cbtfleet. `make help` lists the targets; the first one that needs it sets up .venv from constraints.txt.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## back up and restore a simulated pool in a minute (ARGS=--keep leaves it running)
+	@$(BIN)/cbtfleet demo $(ARGS)
+
+test: $(READY)  ## all tests (ARGS="tests/unit -x" chooses some)
+	@tests/debian-packages.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## ruff, ruff format, mypy and the import contracts
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@out=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$out"; exit 1; }
+
+bench: $(READY)  ## speed of the full path beside the sum of its parts (ARGS="--size 4GiB")
+	@tests/debian-packages.sh
+	@$(BIN)/python tests/benchmarks/full_path.py $(ARGS)
+
+clean:  ## remove caches and build leftovers (to set up anew: rm -rf .venv)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# PIP_CONSTRAINT pins the build's setuptools too; pip 25.3 and later read PIP_BUILD_CONSTRAINT for that.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "cbtfleet needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "Setting up $(VENV) (once, about a minute) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian: apt-get install python3-venv"; exit 1; }
+	@PIP_CONSTRAINT='$(CURDIR)/constraints.txt' PIP_BUILD_CONSTRAINT='$(CURDIR)/constraints.txt' \
+	  PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --editable '.[dev]'
+	@touch $@
