@@ -99,7 +99,9 @@ class ObjectTruncated(StoreError):
 
     def __init__(self, key: str, wanted_end: int, size: int | None = None) -> None:
         has = "fewer" if size is None else str(size)
-        super().__init__(f"object {key} is truncated: it should have at least {wanted_end} bytes, it has {has}")
+        super().__init__(
+            f"object {key} is truncated: it should have at least {wanted_end} bytes, it has {has}"
+        )
         self.key = key
 
 
@@ -108,7 +110,7 @@ class StoreUnavailable(StoreError):
 
 
 class BucketMissing(StoreError):
-    """The bucket or folder itself does not exist. It is never created here: an unmounted NAS looks the same."""
+    """The bucket or folder itself does not exist; never created here: an unmounted NAS looks the same."""
 
 
 class AccessDenied(StoreError):
@@ -124,7 +126,7 @@ class StoreFull(StoreError):
 
 
 class ConditionalPutRefused(StoreError):
-    """The store answers a conditional PUT with an error, so nothing can keep objects from being overwritten."""
+    """The store answers a conditional PUT with an error: nothing would prevent overwriting."""
 
 
 def check_key(key: str) -> str:
