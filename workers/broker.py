@@ -1,0 +1,57 @@
+"""Celery's settings, once, for everyone who publishes or consumes.
+
+Each choice answers a failure mode of Celery on Redis: messages are acknowledged early and claimed in the
+ledger, so a lost, late or doubled message costs time and nothing else; nothing is prefetched, so that no
+busy process sits on a message that an idle one could take; there is no result backend to fill up.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu import Queue
+
+from workers.messages import STEP_QUEUE, STREAM_QUEUE
+
+_FOREVER = 10 * 365 * 24 * 3600
+
+
+def broker_url(redis_url: str) -> str:
+    """redis-py's `unix://` is spelled `redis+socket://` by kombu; the rest is the same."""
+    if not redis_url.startswith("unix://"):
+        return redis_url
+    path, _, query = redis_url.removeprefix("unix://").partition("?")
+    database = query.removeprefix("db=") if query.startswith("db=") else "0"
+    return f"redis+socket://{path}?virtual_host={database}"
+
+
+def celery_app(redis_url: str) -> Celery:
+    """A Celery application on this Redis. Opens no connection yet."""
+    app = Celery("cbtfleet", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_enable_remote_control=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        broker_pool_limit=4,
+        broker_transport_options={
+            # Nothing is acknowledged late, so nothing may ever be "restored" while it still runs.
+            "visibility_timeout": _FOREVER,
+            "socket_keepalive": True,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 15,
+            "global_keyprefix": "cbtfleet:queue:",
+        },
+        task_queues=[Queue(STREAM_QUEUE), Queue(STEP_QUEUE)],
+        task_default_queue=STEP_QUEUE,
+        task_create_missing_queues=False,
+    )
+    return app

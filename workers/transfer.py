@@ -1,0 +1,289 @@
+"""Batches through one open connection: read, seal and upload at the same time, in bounded memory.
+
+        this thread              sealing thread             uploading thread
+    NBD reads into chunks  ->  zero? hash, zstd, AES  ->  PUT, commit in the ledger
+           5 x 4 MiB               one pack                one waiting, one going up
+             ^                        |
+             +------ free chunks -----+
+
+The three overlap because each spends its time outside the interpreter lock. Memory is at most
+`CHUNKS * CHUNK_SIZE` of plain data and `MAX_BATCHES` packs: 20 MiB + 3 x 33 MiB.
+
+Nobody waits in a ring. The sealing and the uploading thread never wait for the reading one. The reading one
+waits for a free chunk while replies are in flight, but these span four chunks at most (`WINDOW` is two
+chunks, plus one partly received and one short at the end of a batch), so the fifth is free or being sealed.
+It waits for a commit only when nothing is in flight.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.extents import BLOCK_SIZE, Plan, block_length, join_extents
+from workers.fleet import Next, Verdict
+from workers.nbd import Connection, Read
+from workers.repository import Pack, PackWriter
+
+CHUNK_SIZE = 4 << 20
+CHUNKS = 5
+MAX_BATCHES = 3
+READ_SIZE = 1 << 20
+"""Bytes a read at most: makes 44 bytes of headers nothing, and still fills the window in small steps."""
+
+WINDOW = 8 << 20
+"""Bytes in flight: 400 MiB/s at 20 ms of round trip."""
+
+_BLOCKS_A_CHUNK = CHUNK_SIZE // BLOCK_SIZE
+
+T = TypeVar("T")
+
+
+class BatchSource(Protocol):
+    """The ledger, as one stream sees it."""
+
+    def take(self) -> Next: ...
+
+    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next: ...
+
+
+class _Stopped(Exception):
+    """Another thread of this transfer has ended it."""
+
+
+class _Handover(Generic[T]):
+    """A bounded queue between two threads that can be closed at its end and stopped in the middle."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._stopped = False
+
+    def put(self, item: T) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or len(self._items) < self._limit)
+            if self._stopped:
+                raise _Stopped
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T | None:
+        """The next item; None once it is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._closed or bool(self._items))
+            if self._stopped:
+                raise _Stopped
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+@dataclass
+class _Chunk:
+    """Consecutive blocks of one batch's list, in one reused buffer."""
+
+    buffer: memoryview
+    batch: int = 0
+    blocks: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    length: int = 0
+    awaited: int = 0
+    ends_batch: bool = False
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    batch: int
+    pack: Pack
+    read_bytes: int
+
+
+class Transfer:
+    """Works off batches of one plan over one connection until the ledger says stop. Used once."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        plan: Plan,
+        source: BatchSource,
+        new_pack: Callable[[int], PackWriter],
+        put: Callable[[Pack], None],
+    ) -> None:
+        self._connection = connection
+        self._plan = plan
+        self._source = source
+        self._new_pack = new_pack
+        self._put = put
+        self._free: _Handover[_Chunk] = _Handover(CHUNKS)
+        self._filled: _Handover[_Chunk] = _Handover(CHUNKS)
+        self._sealed: _Handover[_Sealed] = _Handover(1)
+        self._changed = threading.Condition()
+        self._reserved: deque[int] = deque()
+        self._outstanding = 0
+        self._verdict = Verdict.CONTINUE
+        self._failure: BaseException | None = None
+        self._stopping = False
+
+    def run(self) -> Verdict:
+        """Transfers until there is nothing more to do here, and says why it stopped.
+
+        Every batch that was begun is committed, unless the verdict is CANCEL or FENCE. Raises what reading,
+        sealing, storing or the ledger raised first; the batches in hand are then not committed.
+        """
+        for _ in range(CHUNKS):
+            self._free.put(_Chunk(memoryview(bytearray(CHUNK_SIZE))))
+        with ThreadPoolExecutor(2, thread_name_prefix="transfer") as threads:
+            threads.submit(self._stage, self._seal)
+            threads.submit(self._stage, self._upload)
+            self._stage(self._read)
+        if self._failure is not None:
+            raise self._failure
+        return self._verdict
+
+    def _stage(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - kept, and raised by run()
+            self._stop(error)
+
+    def _stop(self, failure: BaseException | None) -> None:
+        """Ends all three threads now. Only the first failure counts: the others follow from it."""
+        with self._changed:
+            if not self._stopping:
+                self._failure = failure
+            self._stopping = True
+            self._changed.notify_all()
+        for handover in (self._free, self._filled, self._sealed):
+            handover.stop()
+        self._connection.abort()
+
+    # -- which batch next
+
+    def _next_batch(self, *, wait: bool) -> int | None:
+        """A batch to read; None when there is none (for now, if not waiting)."""
+        with self._changed:
+            while True:
+                if self._stopping:
+                    raise _Stopped
+                if self._reserved and self._verdict in (Verdict.CONTINUE, Verdict.EMPTY):
+                    return self._reserved.popleft()
+                if self._verdict is not Verdict.CONTINUE:
+                    return None
+                if self._outstanding < MAX_BATCHES:
+                    break
+                if not wait:
+                    return None
+                self._changed.wait()
+            self._outstanding += 1
+        self._heed(self._source.take())
+        return self._next_batch(wait=wait)
+
+    def _heed(self, answer: Next) -> None:
+        """Takes in the ledger's answer."""
+        with self._changed:
+            if answer.batch is not None:
+                self._reserved.append(answer.batch)
+            else:
+                self._outstanding -= 1
+            if answer.verdict is not Verdict.CONTINUE:
+                self._verdict = answer.verdict
+            self._changed.notify_all()
+        if answer.verdict in (Verdict.CANCEL, Verdict.FENCE):
+            self._stop(None)
+
+    # -- the reading thread
+
+    def _read(self) -> None:
+        while (batch := self._next_batch(wait=True)) is not None:
+            chunks: dict[Read, _Chunk] = {}
+            for read in self._connection.read(self._reads(batch, chunks), window=WINDOW):
+                chunk = chunks.pop(read)
+                chunk.awaited -= 1
+                if not chunk.awaited:
+                    self._filled.put(chunk)
+        self._filled.close()
+
+    def _reads(self, first: int, chunks: dict[Read, _Chunk]) -> Iterator[Read]:
+        """The reads of batch after batch, for as long as no batch has to be waited for."""
+        batch: int | None = first
+        while batch is not None:
+            blocks = self._plan.batch(batch)
+            for start in range(0, len(blocks), _BLOCKS_A_CHUNK):
+                chunk = self._free.get()
+                assert chunk is not None  # the free chunks are never closed
+                chunk.batch = batch
+                chunk.blocks = blocks[start : start + _BLOCKS_A_CHUNK]
+                chunk.ends_batch = start + _BLOCKS_A_CHUNK >= len(blocks)
+                reads = self._cut(chunk)
+                chunk.awaited = len(reads)
+                for read in reads:
+                    chunks[read] = chunk
+                    yield read
+            batch = self._next_batch(wait=False)
+
+    def _cut(self, chunk: _Chunk) -> list[Read]:
+        """The chunk's extents as reads into its buffer, one behind the other.
+
+            blocks  7 8 9    30    41 42
+            buffer  [7 8 9][30][41 42]
+        """
+        reads = []
+        filled = 0
+        for extent in join_extents(chunk.blocks):
+            last = extent.start + extent.length - 1
+            offset = extent.start * BLOCK_SIZE
+            end = last * BLOCK_SIZE + block_length(last, self._plan.virtual_size)
+            while offset < end:
+                length = min(READ_SIZE, end - offset)
+                reads.append(Read(offset, chunk.buffer[filled : filled + length]))
+                offset += length
+                filled += length
+        chunk.length = filled
+        return reads
+
+    # -- the sealing thread
+
+    def _seal(self) -> None:
+        pack: PackWriter | None = None
+        read_bytes = 0
+        while (chunk := self._filled.get()) is not None:
+            if pack is None:
+                pack = self._new_pack(chunk.batch)
+                read_bytes = 0
+            pack.add(chunk.blocks, chunk.buffer[: chunk.length])
+            read_bytes += chunk.length
+            batch, ends_batch = chunk.batch, chunk.ends_batch
+            self._free.put(chunk)
+            if ends_batch:
+                self._sealed.put(_Sealed(batch, pack.finish(), read_bytes))
+                pack = None
+        self._sealed.close()
+
+    # -- the uploading thread
+
+    def _upload(self) -> None:
+        while (sealed := self._sealed.get()) is not None:
+            self._put(sealed.pack)
+            self._heed(self._source.commit(sealed.batch, sealed.read_bytes, len(sealed.pack.data)))
