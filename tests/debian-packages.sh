@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that some tests use, where that is possible without asking: as root, with apt.
-# Never fails: without a package its tests are skipped by name. CBTFLEET_NO_APT=1 leaves the machine alone.
+# Never fails: without a package its tests are skipped by name. NO_APT=1 leaves the machine alone.
 set -u
 
 missing=""
@@ -16,7 +16,7 @@ need nbdcopy libnbd-bin
 need openssl openssl
 
 [ -z "$missing" ] && exit 0
-if [ -n "${CBTFLEET_NO_APT:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+if [ -n "${NO_APT:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "some tests will be skipped; for all of them: apt-get install$missing"
     exit 0
 fi

@@ -47,6 +47,13 @@ def block_count(virtual_size: int) -> int:
     return -(-virtual_size // BLOCK_SIZE)
 
 
+def bitmap_length(virtual_size: int) -> int:
+    """Bytes of the changed-block bitmap of a disk. Raises BitmapError for a size that no disk has."""
+    if not 0 <= virtual_size <= MAX_DISK_SIZE:
+        raise BitmapError(f"a disk of {virtual_size} bytes is beyond anything XAPI makes; not backed up")
+    return -(-block_count(virtual_size) // 8)
+
+
 def block_length(block: int, virtual_size: int) -> int:
     """Bytes of one block: 65536, or less for the last block of a disk."""
     return min(BLOCK_SIZE, virtual_size - block * BLOCK_SIZE)
@@ -55,8 +62,8 @@ def block_length(block: int, virtual_size: int) -> int:
 def join_extents(blocks: npt.NDArray[np.int64]) -> list[Extent]:
     """Joins ascending block numbers into extents.
 
-        blocks   3 4 5   9   11 12
-        extents  (3, 3)  (9, 1)  (11, 2)
+    blocks   3 4 5   9   11 12
+    extents  (3, 3)  (9, 1)  (11, 2)
     """
     if not len(blocks):
         return []
@@ -84,10 +91,8 @@ class Plan:
 
         Raises BitmapError when the bitmap is longer or shorter than the disk, or the disk is absurd.
         """
-        if not 0 <= virtual_size <= MAX_DISK_SIZE:
-            raise BitmapError(f"a disk of {virtual_size} bytes is beyond anything XAPI makes; not backed up")
         blocks = block_count(virtual_size)
-        expected = -(-blocks // 8)
+        expected = bitmap_length(virtual_size)
         if len(bitmap) != expected:
             raise BitmapError(
                 f"the changed-block bitmap has {len(bitmap)} bytes, a disk of {virtual_size} bytes needs"
@@ -96,20 +101,28 @@ class Plan:
         if blocks % 8:
             bitmap = bitmap[:-1] + bytes([bitmap[-1] & (0xFF00 >> blocks % 8) & 0xFF])
         counts = np.bitwise_count(np.frombuffer(bitmap, np.uint8))
-        sums = np.add.reduceat(counts, np.arange(0, len(counts), _CHUNK), dtype=np.int64) if blocks else []
-        return cls(bitmap, virtual_size, np.concatenate((np.zeros(1, np.int64), np.cumsum(sums, dtype=np.int64))))
+        starts = np.arange(0, len(counts), _CHUNK)
+        sums = np.add.reduceat(counts, starts, dtype=np.int64) if blocks else np.zeros(0, np.int64)
+        ranks = np.concatenate((np.zeros(1, np.int64), np.cumsum(sums, dtype=np.int64)))
+        return cls(bitmap, virtual_size, ranks)
 
     @classmethod
     def full(cls, virtual_size: int) -> Plan:
         """A plan of every block."""
-        return cls.from_bitmap(b"\xff" * -(-block_count(virtual_size) // 8), virtual_size)
+        return cls.from_bitmap(b"\xff" * bitmap_length(virtual_size), virtual_size)
 
     @classmethod
     def unpack(cls, packed: bytes, virtual_size: int) -> Plan:
         """The inverse of `pack`. Raises BitmapError when `packed` is not a bitmap of this disk."""
-        expected = -(-block_count(virtual_size) // 8)
+        expected = bitmap_length(virtual_size)
         try:
-            bitmap = zstandard.ZstdDecompressor().decompress(packed, max_output_size=expected)
+            # The length that the frame declares is what gets allocated, whatever max_output_size says.
+            if (declared := zstandard.frame_content_size(packed)) != expected:
+                raise BitmapError(
+                    f"the stored changed-block bitmap has {declared} bytes, a disk of {virtual_size} bytes"
+                    f" needs {expected}"
+                )
+            bitmap = zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise BitmapError(f"the stored changed-block bitmap cannot be decompressed: {error}") from error
         return cls.from_bitmap(bitmap, virtual_size)
