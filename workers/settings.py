@@ -2,6 +2,7 @@
 
 Every key can also come from the environment: its path joined with two underscores behind `CBTFLEET_`,
 for example `CBTFLEET_REDIS__URL` or `CBTFLEET_POOLS__LAB__PASSWORD_FILE`; the environment wins.
+A name there is that of the file without regard to case, and with `_` where the file has `-` or `.`.
 A list or a table is written as in TOML; anything else is plain text.
 """
 
@@ -33,6 +34,12 @@ class RedisSettings(_Section):
     url: SecretStr | None = None
     """`redis://`, `rediss://` or `unix://`; None: the Redis that `cbtfleet up` brings along."""
 
+    @model_validator(mode="after")
+    def _known_kind(self) -> RedisSettings:
+        if self.url and not re.match(r"(rediss?|unix)://.", self.url.get_secret_value()):
+            raise ValueError('url must look like "redis://host:6379/0", "rediss://..." or "unix:///socket"')
+        return self
+
 
 class RepositorySettings(_Section):
     url: str
@@ -47,8 +54,10 @@ class RepositorySettings(_Section):
 
     @model_validator(mode="after")
     def _known_kind(self) -> RepositorySettings:
-        if not re.match(r"(s3://[^/]+(/.*)?|file:///.+)$", self.url):
+        if not re.fullmatch(r"s3://[^/\s]+(/.*)?|file:///.+", self.url):
             raise ValueError('url must look like "s3://bucket/prefix" or "file:///folder"')
+        if self.endpoint_url is not None and not re.fullmatch(r"https?://[^/@\s]+(/\S*)?", self.endpoint_url):
+            raise ValueError('endpoint_url must look like "https://s3.example" and hold no credentials')
         return self
 
 
@@ -61,14 +70,14 @@ class PoolSettings(_Section):
     certificate_sha256: str | None = None
     verify_tls: bool = True
     nbd_tls: Literal["certificate", "public-key", "ca"] = "certificate"
-    connections_per_host: int = Field(16, ge=1, le=16)
-    timeout: float = Field(60.0, gt=0)
+    connections_per_host: int = Field(default=16, ge=1, le=16)
+    timeout: float = Field(default=60.0, gt=0)
     """Seconds one XenAPI call may take before we give up on its answer."""
 
     @model_validator(mode="after")
     def _complete(self) -> PoolSettings:
-        if not re.match(r"https?://[^/]+/?$", self.url):
-            raise ValueError('url must look like "https://xen1.example"')
+        if not re.fullmatch(r"https?://[^/@\s]+/?", self.url):
+            raise ValueError('url must look like "https://xen1.example" and hold no user or password')
         if (self.password is None) == (self.password_file is None):
             raise ValueError("give exactly one of password_file and password")
         if self.certificate_sha256 is not None:
@@ -88,12 +97,12 @@ class PoolSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    concurrency: int | None = Field(None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
     """Streams at most on this node; None: one a core."""
-    compression_level: int = Field(1, ge=1, le=19)
+    compression_level: int = Field(default=1, ge=1, le=19)
     check_sealed: bool | None = None
     """Decode and compare every sealed frame before it is uploaded; None: the built-in default."""
-    metrics_port: int | None = None
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
 
 class Settings(_Section):
@@ -147,11 +156,12 @@ def load_settings(given: Path | None = None, environ: Mapping[str, str] = os.env
     the file, the key and what is wrong; no value is repeated, because it may be a secret.
     """
     path = find_settings_file(given, environ)
+    named = given is not None or bool(environ.get("CBTFLEET_CONFIG"))
     tree: dict[str, Any] = {}
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if path != DEFAULT_FILE:
+        if named:
             raise ConfigurationError(f"no configuration file {path}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
@@ -159,24 +169,34 @@ def load_settings(given: Path | None = None, environ: Mapping[str, str] = os.env
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"cannot read {path}: {why}") from error
     _resolve_paths(tree, path.parent)
-    _overlay_environment(tree, environ)
+    variables = _overlay_environment(tree, environ)
     if not tree:
-        raise ConfigurationError(f"no configuration: write {DEFAULT_FILE}, or give --config or CBTFLEET_CONFIG")
+        raise ConfigurationError(
+            f"no configuration: write {DEFAULT_FILE}, or give --config or CBTFLEET_CONFIG"
+        )
+    tree.setdefault("state_dir", str(path.parent / ".cbtfleet"))
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_first_problem(error)}") from error
+        raise ConfigurationError(_first_problem(error, path, variables)) from error
+    except RuntimeError as error:  # from Path.expanduser
+        raise ConfigurationError(f"{path}: a path begins with ~ but there is no such home folder") from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
+def _first_problem(error: ValidationError, path: Path, variables: Mapping[tuple[str, ...], str]) -> str:
+    """One line about the first problem, which names the file or the variable that the value came from."""
+    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    keys = tuple(str(part) for part in problem["loc"])
+    source = variables.get(keys, str(path))
+    where = ".".join(keys)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}"
+        return f"{source}: unknown key {where}"
     if problem["type"] == "missing":
-        return f"{where} is missing"
+        return f"{source}: {where} is missing"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{source}: {where} must be a section"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}" if where else message
+    return f"{source}: {where}: {message[0].lower()}{message[1:]}" if where else f"{source}: {message}"
 
 
 def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
@@ -184,23 +204,34 @@ def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
         if isinstance(value, dict):
             _resolve_paths(value, folder)
         elif isinstance(value, str) and (key.endswith("_file") or key == "state_dir"):
-            tree[key] = str(folder / Path(value).expanduser())
-    if folder != Path(".") and "repository" in tree:
-        tree.setdefault("state_dir", str(folder / ".cbtfleet"))
+            tree[key] = value if value.startswith("~") else str(folder / value)
 
 
-def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for name, text in environ.items():
+def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Puts the environment's values into the tree; returns which variable set which keys."""
+    variables: dict[tuple[str, ...], str] = {}
+    for name, text in sorted(environ.items()):
         if not name.startswith(_PREFIX) or name in _NOT_SETTINGS:
             continue
-        keys = name.removeprefix(_PREFIX).lower().split("__")
         node = tree
-        for key in keys[:-1]:
-            child = node.setdefault(key, {})
+        keys: list[str] = []
+        *sections, last = name.removeprefix(_PREFIX).lower().split("__")
+        for section in sections:
+            keys.append(_spelt_as_in(node, section))
+            child = node.setdefault(keys[-1], {})
             if not isinstance(child, dict):
-                raise ConfigurationError(f"{name}: {key} is not a section of the configuration")
+                raise ConfigurationError(f"{name}: {section} is not a section of the configuration")
             node = child
+        keys.append(_spelt_as_in(node, last))
         node[keys[-1]] = _environment_value(text)
+        variables[tuple(keys)] = name
+    return variables
+
+
+def _spelt_as_in(node: dict[str, Any], key: str) -> str:
+    """The section's own spelling of a key: a variable's name has neither lower case nor `-` nor `.`."""
+    spellings = [known for known in node if re.sub(r"[-.]", "_", known.lower()) == key]
+    return spellings[0] if spellings else key
 
 
 def _environment_value(text: str) -> Any:
