@@ -1,0 +1,96 @@
+"""Frames: one block each, compressed and sealed alone, so that any block can be restored alone."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from workers.extents import BLOCK_SIZE
+from workers.repository.compression import CompressionError, decompress
+from workers.repository.errors import DamagedObject
+from workers.repository.keys import PrivateKeys, WrongKey, unwrap
+from workers.repository.naming import PackName, binding
+from workers.repository.sealing import TAG_SIZE
+from workers.repository.store import Buffer
+
+HASH_SIZE = 16
+MAX_FRAME = BLOCK_SIZE + TAG_SIZE
+"""Bytes of the longest frame: a block that did not compress, and its tag."""
+
+
+class Kind(IntEnum):
+    """How a block is stored; an index entry's `flags`."""
+
+    RAW = 0
+    ZSTD = 1
+    HOLE = 2
+
+
+def frame_prefix(repository: str, disk: str, run: str) -> bytes:
+    """A frame's associated data up to its block number."""
+    return binding("frame", repository, disk, run) + b"\0"
+
+
+def frame_nonce(block: int) -> bytes:
+    """The data key belongs to one pack and a block comes once in it, so this nonce comes once."""
+    return block.to_bytes(12, "little")
+
+
+def data_key_info(repository: str, disk: str, run: str, batch: int) -> bytes:
+    return binding("data key", repository, disk, run, batch)
+
+
+class FrameReader:
+    """Opens the frames of one pack. Not for two threads at once (it reuses one decompressor)."""
+
+    def __init__(self, keys: PrivateKeys, pack: PackName, wrapped_key: bytes) -> None:
+        """`wrapped_key` is the pack's data key as the segment's pack table or the pack's footer has it.
+
+        Raises DamagedObject when the key does not open.
+        """
+        self._key = pack.key
+        self._hash_key = keys.metadata.worker.hash_key
+        self._prefix = frame_prefix(keys.repository, pack.disk, pack.run)
+        self._zstd = zstandard.ZstdDecompressor()
+        self._cipher: AESGCM | None = None
+        if keys.encrypted:
+            info = data_key_info(keys.repository, pack.disk, pack.run, pack.batch)
+            try:
+                self._cipher = AESGCM(unwrap(wrapped_key, keys.private_key, info))
+            except WrongKey as error:
+                raise DamagedObject(pack.key, str(error)) from error
+
+    def open(self, block: int, kind: int, expected_hash: bytes, frame: Buffer) -> bytes:
+        """The plain block: 1..65536 bytes, tag and hash checked; `frame` is exactly its bytes.
+
+        A hole has no frame and must not be asked for. Raises DamagedObject with the block's number.
+        """
+        text = self._unseal(block, frame)
+        if kind == Kind.RAW:
+            plain = bytes(text)
+        elif kind == Kind.ZSTD:
+            try:
+                plain = decompress(text, limit=BLOCK_SIZE, decompressor=self._zstd)
+            except CompressionError as error:
+                raise DamagedObject(self._key, str(error), block) from error
+        else:
+            raise DamagedObject(self._key, f"a frame of unknown kind {kind}", block)
+        if blake3(plain, key=self._hash_key).digest(length=HASH_SIZE) != expected_hash:
+            raise DamagedObject(self._key, "the block's hash does not match", block)
+        return plain
+
+    def _unseal(self, block: int, frame: Buffer) -> Buffer:
+        if self._cipher is None:
+            if not 0 < len(frame) <= BLOCK_SIZE:
+                raise DamagedObject(self._key, f"a frame of {len(frame)} bytes", block)
+            return frame
+        if not TAG_SIZE < len(frame) <= MAX_FRAME:
+            raise DamagedObject(self._key, f"a frame of {len(frame)} bytes", block)
+        try:
+            return self._cipher.decrypt(frame_nonce(block), frame, self._prefix + block.to_bytes(8, "little"))
+        except InvalidTag as error:
+            raise DamagedObject(self._key, "the frame's seal is broken", block) from error

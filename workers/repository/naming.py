@@ -1,0 +1,93 @@
+"""The names of objects, and the bindings that tie sealed bytes to their place.
+
+config                               packs/<disk>/<run>/<batch>-<hash>
+segments/<disk>/<run>/<number>       segments/<disk>/<run>/merged-<number>
+bitmaps/<disk>/<run>                 points/<vm>/<time>-<id>
+runs/<run>/open                      runs/<run>/result
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from workers.repository.errors import RepositoryError
+
+CONFIG_KEY = "config"
+_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
+_PACK = re.compile(r"packs/([^/]+)/([^/]+)/([0-9]{8})-([0-9a-f]{32})")
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")
+
+
+class PackName(NamedTuple):
+    """What a pack's key says: `hash` is the BLAKE3 of the object, 16 bytes."""
+
+    disk: str
+    run: str
+    batch: int
+    hash: bytes
+
+    @property
+    def key(self) -> str:
+        return f"{pack_prefix(self.disk, self.run)}{self.batch:08d}-{self.hash.hex()}"
+
+    @classmethod
+    def parse(cls, key: str) -> PackName | None:
+        """None when `key` is not a pack's."""
+        match = _PACK.fullmatch(key)
+        if match is None or not (is_name(match[1]) and is_name(match[2])):
+            return None
+        return cls(match[1], match[2], int(match[3]), bytes.fromhex(match[4]))
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` can be a disk, a VM or a run: no slash, no NUL, not hidden, 128 characters at most."""
+    return _NAME.fullmatch(name) is not None
+
+
+def checked_name(name: str) -> str:
+    """`name` itself. Raises RepositoryError when it could not be part of a key."""
+    if not is_name(name):
+        raise RepositoryError(f"{name!r} cannot name a disk, a VM or a run")
+    return name
+
+
+def binding(kind: str, repository: str, *names: str | int) -> bytes:
+    """What a sealed thing is and where it belongs: goes into associated data and HPKE / HKDF info."""
+    return "\0".join(("cbtfleet 1", kind, repository, *map(str, names))).encode("ascii")
+
+
+def pack_prefix(disk: str, run: str) -> str:
+    return f"packs/{checked_name(disk)}/{checked_name(run)}/"
+
+
+def segment_key(disk: str, run: str, number: int, *, merged: bool = False) -> str:
+    return f"segments/{checked_name(disk)}/{checked_name(run)}/{'merged-' if merged else ''}{number:08d}"
+
+
+def bitmap_key(disk: str, run: str) -> str:
+    return f"bitmaps/{checked_name(disk)}/{checked_name(run)}"
+
+
+def open_run_key(run: str) -> str:
+    return f"runs/{checked_name(run)}/open"
+
+
+def result_key(run: str) -> str:
+    return f"runs/{checked_name(run)}/result"
+
+
+def point_id(run: str, vm_uuid: str) -> str:
+    """12 hexadecimal digits, the same ones for the same run and VM: a repeated commit finds itself."""
+    return blake3(f"{run}\0{vm_uuid}".encode()).hexdigest(length=6)
+
+
+def point_key(vm_uuid: str, time: str, identifier: str) -> str:
+    """`time` is ISO 8601 UTC to the second, `2026-11-22T01:00:00Z`. Raises RepositoryError when it is not."""
+    match = _TIME.fullmatch(time)
+    if match is None:
+        raise RepositoryError(f"a restore point's time must look like 2026-11-22T01:00:00Z, not {time!r}")
+    stamp = "{}{}{}T{}{}{}Z".format(*match.groups())
+    return f"points/{checked_name(vm_uuid)}/{stamp}-{identifier}"

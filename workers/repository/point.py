@@ -1,0 +1,119 @@
+"""A restore point: one VM at one time, complete in itself.
+
+Point -> DiskPoint (one a disk) -> SegmentRef (oldest first; those of one run are a layer)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from workers.extents import MAX_DISK_SIZE, block_count
+from workers.repository.errors import DamagedObject
+from workers.repository.naming import PackName, is_name, point_id, point_key
+
+__all__ = ["DiskPoint", "PackName", "Point", "SegmentRef", "point_id"]
+
+_CONFIG = ConfigDict(extra="ignore")
+"""Members that a later version adds are no reason to refuse a restore."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class SegmentRef:
+    """A piece of block map: its key, its first and last block, and what is needed to read it well.
+
+    `packs` is the number of rows of its pack table, which ends `table_bytes` into the object of `size` bytes;
+    `run` is the run that wrote the segment.
+    """
+
+    key: str
+    first: Count
+    last: Count
+    entries: Annotated[int, Field(ge=1)]
+    packs: Count
+    run: str
+    size: Count
+    table_bytes: Count
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class DiskPoint:
+    """One disk at the time of the point. Byte counts are of this run; `snapshot` is the next base's uuid."""
+
+    vdi: str
+    name: str
+    userdevice: str
+    virtual_size: Annotated[int, Field(ge=0, le=MAX_DISK_SIZE)]
+    snapshot: str
+    sr: str
+    mode: Literal["full", "incremental"]
+    reason: str
+    changed_bytes: int
+    read_bytes: int
+    stored_bytes: int
+    segments: tuple[SegmentRef, ...]
+
+    def layers(self) -> list[tuple[SegmentRef, ...]]:
+        """The segments by run, oldest first; the later layer wins."""
+        layers: list[list[SegmentRef]] = []
+        for segment in self.segments:
+            if layers and layers[-1][0].run == segment.run:
+                layers[-1].append(segment)
+            else:
+                layers.append([segment])
+        return [tuple(layer) for layer in layers]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Point:
+    """`time` is ISO 8601 in UTC to the second, `2026-11-22T01:00:00Z`; `id` is `point_id(run, vm_uuid)`."""
+
+    id: str
+    vm: str
+    vm_uuid: str
+    time: str
+    run: str
+    pool: str
+    disks: tuple[DiskPoint, ...]
+
+    @property
+    def key(self) -> str:
+        return point_key(self.vm_uuid, self.time, self.id)
+
+
+_POINT = TypeAdapter(Point)
+
+
+def encode_point(point: Point) -> bytes:
+    return _POINT.dump_json(point)
+
+
+def decode_point(data: bytes, key: str) -> Point:
+    """Raises DamagedObject when `data` is not a point, or not the one of this key."""
+    try:
+        point = _POINT.validate_json(data)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise DamagedObject(key, f"{where}: {problem['msg']}") from error
+    if point.key != key:
+        raise DamagedObject(key, "it is another restore point than its key says")
+    for disk in point.disks:
+        _check_disk(disk, key)
+    return point
+
+
+def _check_disk(disk: DiskPoint, key: str) -> None:
+    blocks = block_count(disk.virtual_size)
+    if not is_name(disk.vdi):
+        raise DamagedObject(key, "a disk's name is not a uuid")
+    for layer in disk.layers():
+        end = -1
+        for segment in layer:
+            if not end < segment.first <= segment.last < blocks:
+                raise DamagedObject(key, f"segment {segment.key} is out of order or beyond its disk's end")
+            end = segment.last
