@@ -1,0 +1,1 @@
+"""What `cbtfleet doctor` looks at: small functions, each answering with Checks."""

@@ -1,0 +1,92 @@
+"""`cbtfleet backup`: submits a run, and waits for it when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from scheduler.commands.connections import open_ledger
+from scheduler.commands.invocation import CANCELLED, ConfigOption, Invocation, JsonOption, end, note
+from scheduler.commands.results import exit_code, outcome, show_result
+from scheduler.progress_view import ProgressView
+from scheduler.requests import RunRequest, request_for_vms, request_from_policy
+from scheduler.submit import submit_run, wait_for_run
+from workers.errors import ConfigurationError
+from workers.fleet import Ledger
+from workers.settings import Settings
+
+
+def backup(
+    context: typer.Context,
+    policy: Annotated[
+        str | None, typer.Option("--policy", metavar="NAME", help="Back up what it selects.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", metavar="NAME", help="The pool of the --vm's.")
+    ] = None,
+    vm: Annotated[
+        list[str] | None,
+        typer.Option("--vm", metavar="NAME_OR_UUID", help="A VM to back up; may be repeated."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has ended, and show it.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a run: the VMs of a policy, or those named."""
+    invocation = Invocation.of(context, config, as_json)
+    settings = invocation.settings()
+    request = choose(settings, policy, pool, vm or [])
+    with open_ledger(settings) as ledger:
+        run = submit_run(ledger, request)
+        if not wait:
+            invocation.answer(
+                {"run": run, "status": "submitted"},
+                lambda console: console.print(
+                    f"Submitted run {run}. Follow it: cbtfleet status {run} --watch"
+                ),
+            )
+            return
+        result = _wait(ledger, run)
+    if result.get("error"):
+        note(f"cbtfleet: {result['error']}")
+    invocation.answer(outcome(result), lambda console: show_result(console, result | {"error": None}))
+    end(exit_code(result["status"]))
+
+
+def choose(settings: Settings, policy: str | None, pool: str | None, vms: Sequence[str]) -> RunRequest:
+    """What is meant by these options; the only policy or the only pool need not be named.
+
+    Raises ConfigurationError.
+    """
+    if vms:
+        if policy is not None:
+            raise ConfigurationError("give either --policy or --vm, not both")
+        return request_for_vms(settings, pool or _only(settings.pools, "pool"), vms)
+    if pool is not None:
+        raise ConfigurationError("--pool needs at least one --vm NAME_OR_UUID; or give --policy NAME")
+    return request_from_policy(settings, policy or _only(settings.policies, "policy"))
+
+
+def _only(named: dict[str, Any], what: str) -> str:
+    if len(named) == 1:
+        return next(iter(named))
+    if not named and what == "policy":
+        raise ConfigurationError(
+            "nothing to back up: name VMs with --vm, or write a policy into the configuration"
+        )
+    known = ", ".join(sorted(named)) or "none"
+    raise ConfigurationError(f"say which {what} with --{what}; the configuration has: {known}")
+
+
+def _wait(ledger: Ledger, run: str) -> dict[str, Any]:
+    note(f"run {run} submitted")
+    with ProgressView(run) as view:
+        try:
+            return wait_for_run(ledger, run, on_progress=view.update)
+        except KeyboardInterrupt:
+            interrupted = True
+    assert interrupted
+    note(f"cbtfleet: not waiting any longer; the run goes on: cbtfleet status {run}, cbtfleet cancel {run}")
+    end(CANCELLED)

@@ -1,0 +1,40 @@
+"""Opening what a command talks to, and closing it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from scheduler.passphrase import passphrase_source
+from workers.fleet import Ledger
+from workers.repository import (
+    PrivateKeys,
+    Repository,
+    Store,
+    load_metadata_keys,
+    load_private_keys,
+    open_store,
+)
+from workers.settings import Settings
+
+
+@contextmanager
+def open_ledger(settings: Settings) -> Iterator[Ledger]:
+    """The live state. Raises LedgerUnreachable."""
+    with closing(Ledger.from_url(settings.redis_url())) as ledger:
+        yield ledger
+
+
+@contextmanager
+def open_repository(settings: Settings) -> Iterator[Repository]:
+    """The repository, to read and write everything but the disks' data."""
+    with closing(open_store(settings.repository)) as store:
+        yield Repository.open(store, load_metadata_keys(store, settings.repository))
+
+
+@contextmanager
+def open_for_reading(settings: Settings) -> Iterator[tuple[Store, PrivateKeys, Repository]]:
+    """The repository with the private key: for restore and verify. Needs neither Redis nor a pool."""
+    with closing(open_store(settings.repository)) as store:
+        keys = load_private_keys(store, settings.repository, passphrase_source(settings.repository))
+        yield store, keys, Repository.open(store, keys)

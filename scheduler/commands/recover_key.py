@@ -1,0 +1,32 @@
+"""`cbtfleet recover-key`: makes the key files again from the recovery key."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from contextlib import closing
+
+import typer
+
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
+from scheduler.passphrase import new_passphrase
+from workers.errors import ConfigurationError
+from workers.repository import open_store, recover_private_key
+
+
+def recover_key(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Write the private key file again from the recovery key, under a new passphrase."""
+    invocation = Invocation.of(context, config, as_json)
+    settings = invocation.settings().repository
+    with closing(open_store(settings)) as store:
+        written = recover_private_key(store, settings, _recovery_key(), new_passphrase(settings))
+    files = [str(path) for path in written]
+    invocation.answer({"files": files}, lambda console: console.print(f"Wrote {', '.join(files)}."))
+
+
+def _recovery_key() -> str:
+    """Typed unseen on a terminal, else the first line of stdin."""
+    key = getpass.getpass("Recovery key: ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not key.strip():
+        raise ConfigurationError("no recovery key was given; nothing was written")
+    return key.strip()

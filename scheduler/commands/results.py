@@ -1,0 +1,68 @@
+"""How a run's result looks to a person, and which exit code it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from scheduler.commands.invocation import CANCELLED, FAILED
+from scheduler.commands.tables import duration, plain_table, size
+
+DISK_FIELDS = (
+    "vm",
+    "vm_uuid",
+    "vdi",
+    "mode",
+    "reason",
+    "changed_bytes",
+    "read_bytes",
+    "stored_bytes",
+    "seconds",
+    "point",
+    "error",
+)
+
+
+def exit_code(status: str) -> int:
+    return {"succeeded": 0, "cancelled": CANCELLED}.get(status, FAILED)
+
+
+def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with exactly the fields that `backup --wait --json` promises."""
+    disks = [{field: disk.get(field) for field in DISK_FIELDS} for disk in result["disks"]]
+    return {"run": result["run"], "status": result["status"], "disks": disks}
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without its disks, for lists of runs."""
+    disks = result["disks"]
+    facts = {key: result.get(key) for key in ("run", "status", "policy", "pool", "started", "ended", "error")}
+    return facts | {
+        "disks": len(disks),
+        "failed_disks": sum(bool(disk.get("error")) for disk in disks),
+        "read_bytes": sum(disk.get("read_bytes") or 0 for disk in disks),
+        "stored_bytes": sum(disk.get("stored_bytes") or 0 for disk in disks),
+    }
+
+
+def show_result(console: Console, result: Mapping[str, Any]) -> None:
+    console.print(f"Run {result['run']}: {result['status']}.")
+    if result.get("error"):
+        console.print(f"  {result['error']}", markup=False)
+    if not result["disks"]:
+        return
+    table = plain_table("VM", "disk", "mode", "changed", "read", "stored", "took", "point")
+    for disk in result["disks"]:
+        numbers = [size(disk.get(key) or 0) for key in ("changed_bytes", "read_bytes", "stored_bytes")]
+        took = duration(disk.get("seconds") or 0)
+        table.add_row(
+            disk["vm"], disk["vdi"], disk.get("mode") or "-", *numbers, took, disk.get("point") or "-"
+        )
+    console.print(table)
+    for disk in result["disks"]:
+        if disk.get("error"):
+            console.print(f"  {disk['vm']} {disk['vdi']}: {disk['error']}", markup=False)
+        elif disk.get("mode") == "full" and disk.get("reason"):
+            console.print(f"  {disk['vm']} {disk['vdi']}: full, because {disk['reason']}", markup=False)

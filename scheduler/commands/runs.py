@@ -1,0 +1,122 @@
+"""`cbtfleet runs` and `cbtfleet cancel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from scheduler.commands.connections import open_ledger, open_repository
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note
+from scheduler.commands.results import summary
+from scheduler.commands.tables import plain_table, size
+from workers.errors import CbtfleetError
+from workers.fleet import Ledger, LedgerUnreachable
+from workers.settings import Settings
+
+
+class NoSuchRun(CbtfleetError):
+    """No run of this id, or more than one that begins like it."""
+
+
+def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the runs, oldest first: those that ended, from the repository, and those going on."""
+    invocation = Invocation.of(context, config, as_json)
+    settings = invocation.settings()
+    with open_repository(settings) as repository:
+        found = {result["run"]: summary(result) for result in repository.results()}
+    for going_on in _live(settings):
+        found.setdefault(going_on["run"], going_on)
+    invocation.answer({"runs": list(found.values())}, lambda console: _show(console, list(found.values())))
+
+
+def cancel(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the end or beginning of one.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop a run: what it had not finished is given up, restore points that exist stay."""
+    invocation = Invocation.of(context, config, as_json)
+    with open_ledger(invocation.settings()) as ledger:
+        found = find_run(ledger, run)
+        if ledger.run_state(found) == "ended":
+            raise NoSuchRun(f"run {found} has ended already")
+        ledger.cancel(found)
+    invocation.answer(
+        {"run": found, "status": "cancelling"},
+        lambda console: console.print(
+            f"Run {found} is being cancelled; the VMs' snapshots are cleaned up first."
+        ),
+    )
+
+
+def find_run(ledger: Ledger, wanted: str | None) -> str:
+    """The run of this id, or the only one that begins or ends so; None: the newest. Raises NoSuchRun."""
+    known = sorted(ledger.runs())
+    if wanted is None:
+        if not known:
+            raise NoSuchRun(
+                'no run is known; "cbtfleet backup" submits one, "cbtfleet runs" lists older ones'
+            )
+        return known[-1]
+    found = [run for run in known if run == wanted] or [
+        run for run in known if wanted and (run.startswith(wanted) or run.endswith(wanted))
+    ]
+    if len(found) > 1:
+        raise NoSuchRun(f'"{wanted}" may be any of {", ".join(found)}; write more of it')
+    if not found:
+        raise NoSuchRun(f'no run "{wanted}" in the ledger; "cbtfleet runs" lists them')
+    return found[0]
+
+
+def _live(settings: Settings) -> list[dict[str, Any]]:
+    """The runs in the ledger that have not ended; none when it cannot be asked."""
+    try:
+        with open_ledger(settings) as ledger:
+            return [
+                _going_on(ledger, run) for run in sorted(ledger.runs()) if ledger.run_state(run) != "ended"
+            ]
+    except LedgerUnreachable as error:
+        note(f"cbtfleet: runs that go on are not listed: {error}")
+        return []
+
+
+def _going_on(ledger: Ledger, run: str) -> dict[str, Any]:
+    facts, progress = ledger.run_facts(run), ledger.progress(run)
+    return {
+        "run": run,
+        "status": "cancelling" if progress.cancelled else progress.state,
+        "policy": facts.get("policy"),
+        "pool": facts.get("pool"),
+        "started": facts.get("started"),
+        "ended": None,
+        "error": None,
+        "disks": len(progress.disks),
+        "failed_disks": sum(disk.state == "failed" for disk in progress.disks),
+        "read_bytes": sum(disk.read_bytes for disk in progress.disks),
+        "stored_bytes": sum(disk.stored_bytes for disk in progress.disks),
+    }
+
+
+def _show(console: Console, found: Sequence[dict[str, Any]]) -> None:
+    if not found:
+        console.print("No runs yet.")
+        return
+    table = plain_table("run", "status", "policy", "pool", "ended", "disks", "failed", "read", "stored")
+    for run in found:
+        numbers = [
+            str(run["disks"]),
+            str(run["failed_disks"]),
+            size(run["read_bytes"]),
+            size(run["stored_bytes"]),
+        ]
+        table.add_row(
+            run["run"], run["status"], run["policy"] or "-", run["pool"] or "-", run["ended"] or "-", *numbers
+        )
+    console.print(table)
+    for run in found:
+        if run["error"]:
+            console.print(f"  {run['run']}: {run['error']}", markup=False)

@@ -1,0 +1,60 @@
+"""`cbtfleet worker`, `scheduler` and `up`: what runs in the foreground until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
+from scheduler.service import run_scheduler
+from scheduler.up import run_up, worker_command
+from workers.logs import start_logging
+
+ConcurrencyOption = Annotated[
+    int | None,
+    typer.Option("--concurrency", min=1, metavar="N", help="Streams at most; default: one a core."),
+]
+
+
+def worker(
+    context: typer.Context,
+    concurrency: ConcurrencyOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one worker node: reads disks, seals and stores them."""
+    invocation = Invocation.of(context, config, as_json)
+    invocation.settings()  # a bad configuration is said here, in one line
+    command = worker_command(invocation.settings_file, concurrency)
+    # The node becomes this process: whoever started us signals it directly.
+    os.execv(command[0], command)
+
+
+def scheduler(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Run the control plane: plans, grants, restore points, clean-up. May run more than once."""
+    invocation = Invocation.of(context, config, as_json)
+    start_logging()
+    run_scheduler(invocation.settings(), invocation.settings_file)
+
+
+def up(
+    context: typer.Context,
+    concurrency: ConcurrencyOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run scheduler and worker on this machine, and a Redis when none is configured."""
+    invocation = Invocation.of(context, config, as_json)
+    start_logging()
+
+    def ready(processes: dict[str, object]) -> None:
+        if invocation.as_json:
+            print(json.dumps(processes), flush=True)
+        else:
+            parts = ", ".join(name for name in processes if not name.endswith("_url"))
+            note(f"cbtfleet up: {parts} running; Ctrl-C stops them")
+
+    end(run_up(invocation.settings(), invocation.settings_file, concurrency, ready))

@@ -1,0 +1,80 @@
+"""`cbtfleet status`: how far a run is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from scheduler.commands.connections import open_ledger
+from scheduler.commands.invocation import CANCELLED, ConfigOption, Invocation, JsonOption, end, note
+from scheduler.commands.results import show_result
+from scheduler.commands.runs import find_run
+from scheduler.progress_view import ProgressView, Totals, disk_rows, summary_line
+from scheduler.submit import wait_for_run
+from workers.fleet import DiskProgress, Ledger, RunProgress
+
+
+def status(
+    context: typer.Context,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id or part of it; default: the newest.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it has ended.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a run's progress: its disks, rate and time left."""
+    invocation = Invocation.of(context, config, as_json)
+    with open_ledger(invocation.settings()) as ledger:
+        found = find_run(ledger, run)
+        if watch:
+            _follow(ledger, found)
+        progress, result = ledger.progress(found), ledger.run_result(found)
+    invocation.answer(
+        {
+            "run": found,
+            "state": progress.state,
+            "cancelled": progress.cancelled,
+            "disks": [_describe(disk) for disk in progress.disks],
+            "result": result,
+        },
+        lambda console: _show(console, found, progress, result),
+    )
+
+
+def _follow(ledger: Ledger, run: str) -> None:
+    with ProgressView(run) as view:
+        try:
+            wait_for_run(ledger, run, on_progress=view.update)
+            return
+        except KeyboardInterrupt:
+            pass
+    note(f"cbtfleet: not watching any longer; the run goes on: cbtfleet cancel {run} stops it")
+    end(CANCELLED)
+
+
+def _describe(disk: DiskProgress) -> dict[str, Any]:
+    return {
+        "vdi": disk.disk,
+        "vm_uuid": disk.vm,
+        "name": disk.facts.get("name"),
+        "mode": disk.facts.get("mode"),
+        "state": disk.state,
+        "batches": disk.batches,
+        "done": disk.done,
+        "changed_bytes": disk.facts.get("changed_bytes"),
+        "read_bytes": disk.read_bytes,
+        "stored_bytes": disk.stored_bytes,
+        "error": disk.error,
+    }
+
+
+def _show(console: Console, run: str, progress: RunProgress, result: dict[str, Any] | None) -> None:
+    if result is not None:
+        show_result(console, result)
+        return
+    console.print(Text(summary_line(run, progress, Totals.of(progress.disks), None)))
+    console.print(disk_rows(progress.disks))
