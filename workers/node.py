@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -116,7 +117,11 @@ def run_node(settings: Settings, concurrency: int) -> None:
     def shutting_down(**_: object) -> None:
         heartbeat.drain()
 
+    def keep_our_logging(**_: object) -> None:
+        """Celery leaves logging alone when someone listens to this signal."""
+
     # strong references: Celery's signals keep only weak ones by default
+    signals.setup_logging.connect(keep_our_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     try:
@@ -126,11 +131,10 @@ def run_node(settings: Settings, concurrency: int) -> None:
                 f"--concurrency={concurrency}",
                 "--pool=prefork",
                 f"--queues={STREAM_QUEUE}",
-                f"--hostname={node.replace(':', '-')}",
+                f"--hostname=worker-{os.getpid()}@{socket.gethostname()}",
                 "--without-gossip",
                 "--without-mingle",
                 "--without-heartbeat",
-                "--loglevel=WARNING",
             ]
         )
     finally:

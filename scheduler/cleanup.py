@@ -1,0 +1,76 @@
+"""What a run leaves on the pool, and how it is removed.
+
+    VM snapshot of this run            destroyed (its VBDs block everything else)
+    VDI snapshot, committed            data destroyed, metadata kept: the next base
+    VDI snapshot, not committed        destroyed
+    our older metadata snapshots       destroyed, unless a run that is still going needs them
+"""
+
+from __future__ import annotations
+
+from scheduler.context import ControlContext
+from scheduler.snapshots import (
+    MARK_RUN,
+    describe_vm_snapshot,
+    destroy_vdi,
+    find_vm_snapshots,
+    live_disks,
+    our_snapshots_of,
+    purge_data,
+)
+from workers.repository import DiskPoint
+from workers.xapi import Session, XapiFailure
+
+
+def clean_up_vm(
+    session: Session, context: ControlContext, run: str, vm_uuid: str, committed: list[DiskPoint]
+) -> None:
+    """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of this run.
+
+    Safe to repeat. Raises XapiError when something could not be removed; the rest may then still be there.
+    """
+    live: dict[str, str] = {}
+    for disk in committed:
+        _find_live(session, disk.vdi, live)
+    try:
+        vm_ref = session.call("VM.get_by_uuid", vm_uuid)
+    except XapiFailure as failure:
+        if failure.code != "UUID_INVALID":
+            raise
+    else:
+        for ref, record in live_disks(session, session.call("VM.get_record", vm_ref)).items():
+            live[record["uuid"]] = ref
+        for snapshot_ref in find_vm_snapshots(session, run, vm_ref):
+            for snapshot in describe_vm_snapshot(session, snapshot_ref).disks:
+                live[snapshot.live_uuid] = snapshot.live_ref
+            session.call_async("VM.destroy", snapshot_ref)
+    for vdi_uuid, live_ref in live.items():
+        _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)
+
+
+def _find_live(session: Session, vdi_uuid: str, live: dict[str, str]) -> None:
+    try:
+        live[vdi_uuid] = session.call("VDI.get_by_uuid", vdi_uuid)
+    except XapiFailure as failure:
+        if failure.code != "UUID_INVALID":
+            raise
+
+
+def _clean_up_disk(
+    session: Session, context: ControlContext, run: str, vm_uuid: str, vdi_uuid: str, live_ref: str
+) -> None:
+    last = context.repository.latest_disk(vm_uuid, vdi_uuid)
+    base = last.snapshot if last is not None else None
+    ours = our_snapshots_of(session, live_ref, context.repository.repository_id)
+    base_is_there = any(record["uuid"] == base for record in ours.values())
+    for ref, record in ours.items():
+        made_by = record["other_config"].get(MARK_RUN, "")
+        if record["uuid"] == base:
+            if record["type"] != "cbt_metadata":
+                purge_data(session, ref)
+        elif made_by == run or (base_is_there and not _is_going(context, made_by)):
+            destroy_vdi(session, ref)
+
+
+def _is_going(context: ControlContext, run: str) -> bool:
+    return context.ledger.run_state(run) in ("planning", "running")

@@ -1,0 +1,192 @@
+"""The steps `finish-vm` and `end-run`: restore point first, then the pool is cleaned up, then the result.
+
+    every disk complete or failed
+        -> segments of the complete ones -> the point, written last and conditionally: the commit
+        -> VM snapshot destroyed -> data of committed snapshots destroyed -> older metadata snapshots removed
+        -> result
+
+Each step can be run again from its start after a crash and comes to the same end.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from scheduler.context import ControlContext
+from scheduler.requests import RunRequest
+from scheduler.cleanup import clean_up_vm
+from workers.errors import CbtfleetError
+from workers.fleet import DiskProgress
+from workers.repository import DiskPoint, Point, point_id
+from workers.xapi import Session
+
+log = logging.getLogger(__name__)
+
+
+def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
+    """Commits one VM's restore point and cleans up behind it."""
+    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
+    facts = context.ledger.vm_facts(run, vm_uuid)
+    disks = [disk for disk in context.ledger.progress(run).disks if disk.vm == vm_uuid]
+    rows = {disk.disk: _row(facts, vm_uuid, disk) for disk in disks}
+    committed: list[DiskPoint] = []
+    if not context.ledger.is_cancelled(run):
+        committed = _commit(context, run, vm_uuid, request.pool, facts, disks, rows)
+    facts["rows"] = [*rows.values(), *_failed_rows(facts, vm_uuid)]
+    try:
+        with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+            clean_up_vm(session, context, run, vm_uuid, committed)
+    except CbtfleetError as error:
+        line = f'VM "{facts["name"]}": not everything of this run could be removed from the pool: {error}'
+        log.warning("%s", line)
+        facts["warning"] = line
+    context.ledger.finish_vm(run, vm_uuid, facts)
+
+
+def _commit(
+    context: ControlContext,
+    run: str,
+    vm_uuid: str,
+    pool: str,
+    facts: dict[str, Any],
+    disks: list[DiskProgress],
+    rows: dict[str, dict[str, Any]],
+) -> list[DiskPoint]:
+    """Writes the segments and the point; disks whose packs don't add up are failed in `rows`."""
+    committed = []
+    for disk in disks:
+        if disk.state != "complete":
+            continue
+        try:
+            committed.append(_disk_point(context, run, vm_uuid, disk))
+        except CbtfleetError as error:
+            line = f'VM "{facts["name"]}", disk {disk.facts["name"]}: not committed: {error}'
+            rows[disk.disk]["error"] = line
+            log.warning("%s", line)
+    if not committed:
+        return []
+    point = Point(
+        id=point_id(run, vm_uuid),
+        vm=facts["name"],
+        vm_uuid=vm_uuid,
+        time=facts["time"],
+        run=run,
+        pool=pool,
+        disks=tuple(committed),
+    )
+    try:
+        context.repository.commit_point(point)
+    except CbtfleetError as error:
+        line = f'VM "{facts["name"]}": the restore point was not written: {error}'
+        log.warning("%s", line)
+        for disk_point in committed:
+            rows[disk_point.vdi]["error"] = line
+        return []
+    for disk_point in committed:
+        rows[disk_point.vdi]["point"] = point.id
+    log.info('VM "%s": restore point %s with %d disks', facts["name"], point.id, len(committed))
+    return committed
+
+
+def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgress) -> DiskPoint:
+    facts = disk.facts
+    parent = None
+    if facts["mode"] == "incremental":
+        parent = context.repository.disk_of_snapshot(vm_uuid, disk.disk, facts["incremental_to"])
+    plan = context.repository.plan(run, disk.disk)
+    return DiskPoint(
+        vdi=disk.disk,
+        name=facts["name"],
+        userdevice=facts["userdevice"],
+        virtual_size=plan.virtual_size,
+        snapshot=disk.snapshot,
+        sr=facts["sr"],
+        mode=facts["mode"],
+        reason=facts["reason"],
+        changed_bytes=facts["changed_bytes"],
+        read_bytes=disk.read_bytes,
+        stored_bytes=disk.stored_bytes,
+        segments=context.repository.write_segments(run, disk.disk, plan, parent),
+    )
+
+
+def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, Any]:
+    """One disk of the run's result, as the command line prints it."""
+    error = disk.error
+    if disk.state == "cancelled":
+        error = error or "cancelled"
+    return {
+        "vm": facts["name"],
+        "vm_uuid": vm_uuid,
+        "vdi": disk.disk,
+        "mode": disk.facts["mode"],
+        "reason": disk.facts["reason"],
+        "changed_bytes": disk.facts["changed_bytes"],
+        "read_bytes": disk.read_bytes,
+        "stored_bytes": disk.stored_bytes,
+        "seconds": _seconds(disk),
+        "point": None,
+        "error": error,
+    }
+
+
+def _seconds(disk: DiskProgress) -> float:
+    if disk.started is None or disk.ended is None:
+        return 0.0
+    return round(max(disk.ended - disk.started, 0.0), 3)
+
+
+def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
+    """The disks that never got a plan, and the VM itself if it never got that far."""
+    failed: dict[str | None, dict[str, Any]] = dict(facts.get("failed", {}))
+    if "error" in facts:
+        failed[None] = {"error": facts["error"]}
+    return [
+        {
+            "vm": facts["name"],
+            "vm_uuid": vm_uuid,
+            "vdi": vdi,
+            "mode": None,
+            "reason": None,
+            "changed_bytes": 0,
+            "read_bytes": 0,
+            "stored_bytes": 0,
+            "seconds": 0.0,
+            "point": None,
+            "error": said["error"],
+        }
+        for vdi, said in failed.items()
+    ]
+
+
+def end_run(context: ControlContext, run: str) -> None:
+    """Sums the run up, in the repository and in the ledger."""
+    facts = context.ledger.run_facts(run)
+    progress = context.ledger.progress(run)
+    rows = [row for vm in progress.vms for row in context.ledger.vm_facts(run, vm).get("rows", [])]
+    result = {
+        "run": run,
+        "status": _status(rows, facts.get("error"), cancelled=progress.cancelled),
+        "policy": facts["request"]["policy"],
+        "pool": facts["request"]["pool"],
+        "started": facts["started"],
+        "ended": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "error": facts.get("error"),
+        "disks": rows,
+    }
+    context.repository.close_run(run, result)
+    context.ledger.end_run(run, result)
+    log.info("run %s ended: %s", run, result["status"])
+
+
+def _status(rows: list[dict[str, Any]], error: str | None, *, cancelled: bool) -> str:
+    if cancelled:
+        return "cancelled"
+    failed = sum(row["error"] is not None for row in rows)
+    if error is not None or (failed and failed == len(rows)):
+        return "failed"
+    return "partial" if failed else "succeeded"
+
+

@@ -1,0 +1,157 @@
+"""The steps `plan-run` and `plan-vm`: from names to plans in the ledger.
+
+A disk that can't be planned fails alone and is named with its reason; a VM that can't be snapshotted fails
+alone; only what concerns the whole pool (login, selection) fails the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from scheduler.changes import BadBitmap, changes_since
+from scheduler.context import ControlContext
+from scheduler.requests import RunRequest
+from scheduler.selection import select_vms
+from scheduler.snapshots import DiskSnapshot, live_disks, take_vm_snapshot
+from workers.endpoints import NotExportable, nbd_endpoints
+from workers.errors import CbtfleetError
+from workers.extents import BitmapError
+from workers.fleet import DiskWork
+from workers.xapi import Session, XapiFailure
+
+log = logging.getLogger(__name__)
+
+
+def plan_run(context: ControlContext, run: str) -> None:
+    """Chooses the run's VMs. A failure here ends the run with that one line as its error."""
+    facts = context.ledger.run_facts(run)
+    request = RunRequest.from_facts(facts["request"])
+    context.repository.open_run(run, facts)
+    with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+        chosen = select_vms(request, session.call("VM.get_all_records"))
+    log.info("run %s: %d VMs of pool %s", run, len(chosen), request.pool)
+    context.ledger.add_vms(run, {vm.uuid: {"name": vm.name} for vm in chosen})
+
+
+def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
+    """Snapshots one VM, plans its disks and hands them to the ledger."""
+    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
+    facts = context.ledger.vm_facts(run, vm_uuid)
+    if context.ledger.is_cancelled(run):
+        context.ledger.start_vm(run, vm_uuid, [])
+        return
+    with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+        planner = _VmPlanner(context, session, request, run, vm_uuid, facts)
+        works = planner.plan()
+    context.ledger.set_vm_facts(run, vm_uuid, facts)
+    cap = context.settings.pool(request.pool).connections_per_host
+    for host in {host for work in works for host in work.hosts}:
+        context.ledger.set_host(request.pool, host, cap)
+    context.ledger.start_vm(run, vm_uuid, works)
+
+
+class _VmPlanner:
+    """One VM's disks, from tracking switched on to plans. Fills `facts` with what is said of each disk."""
+
+    def __init__(
+        self,
+        context: ControlContext,
+        session: Session,
+        request: RunRequest,
+        run: str,
+        vm_uuid: str,
+        facts: dict[str, Any],
+    ) -> None:
+        self._context = context
+        self._session = session
+        self._request = request
+        self._run = run
+        self._vm_uuid = vm_uuid
+        self._facts = facts
+        self._failed: dict[str, dict[str, Any]] = {}
+
+    def plan(self) -> list[DiskWork]:
+        vm_ref = self._session.call("VM.get_by_uuid", self._vm_uuid)
+        vm = self._session.call("VM.get_record", vm_ref)
+        disks = live_disks(self._session, vm)
+        trouble = {ref: self._switch_tracking_on(ref, record) for ref, record in disks.items()}
+        refused = [ref for ref, record in disks.items() if record["uuid"] in self._failed]
+        works: list[DiskWork] = []
+        if len(refused) < len(disks):
+            snapshot = take_vm_snapshot(
+                self._session, self._run, vm_ref, refused, self._context.repository.repository_id
+            )
+            self._facts["snapshot"] = snapshot.uuid
+            self._facts["time"] = snapshot.time
+            for disk in snapshot.disks:
+                work = self._plan_disk(disk, trouble.get(disk.live_ref))
+                if work is not None:
+                    works.append(work)
+        self._facts["failed"] = self._failed
+        return works
+
+    def _switch_tracking_on(self, ref: str, record: dict[str, Any]) -> str | None:
+        """Why this disk's tracking can't be trusted for this backup, if it can't."""
+        if record["cbt_enabled"]:
+            return None
+        try:
+            self._session.call_async("VDI.enable_cbt", ref)
+            enabled = self._session.call("VDI.get_record", ref)["cbt_enabled"]
+        except XapiFailure as failure:
+            self._fail(record["uuid"], record["name_label"], failure)
+            return None
+        if not enabled:
+            error = CbtfleetError("the pool says that it switched changed-block tracking on, but it is off")
+            self._fail(record["uuid"], record["name_label"], error)
+        return "changed-block tracking was off and has been switched on for the next backup"
+
+    def _plan_disk(self, disk: DiskSnapshot, trouble: str | None) -> DiskWork | None:
+        live = self._session.call("VDI.get_record", disk.live_ref)
+        if not live["cbt_enabled"] and trouble is None:
+            trouble = "changed-block tracking was switched off while the snapshot was taken"
+        repository = self._context.repository
+        try:
+            last = repository.latest_disk(self._vm_uuid, disk.live_uuid)
+            changes = changes_since(self._session, disk, last, trouble)
+            endpoints = nbd_endpoints(self._session, disk.ref, self._disk_name(disk.name, disk.live_uuid))
+        except (XapiFailure, NotExportable, BitmapError, BadBitmap) as error:
+            self._fail(disk.live_uuid, disk.name, error)
+            return None
+        repository.keep_plan(self._run, disk.live_uuid, changes.plan)
+        name = self._disk_name(disk.name, disk.live_uuid)
+        log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, _because(changes.reason))
+        return DiskWork(
+            run=self._run,
+            vm=self._vm_uuid,
+            disk=disk.live_uuid,
+            pool=self._request.pool,
+            snapshot=disk.uuid,
+            virtual_size=disk.virtual_size,
+            batches=changes.plan.batches,
+            hosts=tuple(sorted({endpoint.host for endpoint in endpoints})),
+            weight=self._request.weight,
+            facts={
+                "vm_name": self._facts["name"],
+                "name": disk.name,
+                "userdevice": disk.userdevice,
+                "sr": disk.sr_uuid,
+                "mode": changes.mode,
+                "reason": changes.reason,
+                "changed_bytes": changes.plan.changed_bytes,
+                "incremental_to": changes.parent.snapshot if changes.parent else None,
+            },
+            plan=changes.plan.pack(),
+        )
+
+    def _fail(self, disk: str, name: str, error: CbtfleetError) -> None:
+        line = f"{self._disk_name(name, disk)}: {error}"
+        log.warning("%s", line)
+        self._failed[disk] = {"name": name, "error": line}
+
+    def _disk_name(self, name: str, disk: str) -> str:
+        return f'VM "{self._facts["name"]}", disk {name or disk}'
+
+
+def _because(reason: str | None) -> str:
+    return f" ({reason})" if reason else ""

@@ -1,0 +1,108 @@
+"""`cbtfleet scheduler`: the control steps' Celery worker, and the pump that hands out what is due.
+
+Any number of schedulers may run: every decision is made by a script in the ledger, so two pumps only share
+the work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+
+from celery import Celery, signals
+
+from scheduler.context import ControlContext
+from scheduler.policy import parse_policies
+from scheduler.steps import register_step_task
+from workers.broker import celery_app
+from workers.fleet import Ledger, LedgerUnreachable
+from workers.messages import STEP_QUEUE, STEP_TASK, STREAM_QUEUE, STREAM_TASK
+from workers.repository import Repository, load_metadata_keys, open_store
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STEP_THREADS = 8
+"""Control steps at a time: they wait for the pool and the store, they don't compute."""
+
+
+class Pump:
+    """Sweeps expired leases, turns free slots into grants, and publishes grants and due steps."""
+
+    def __init__(self, ledger: Ledger, app: Celery) -> None:
+        self._ledger = ledger
+        self._app = app
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._pump, name="pump", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _pump(self) -> None:
+        while not self._end.is_set():
+            try:
+                self.turn()
+                self._ledger.wait_for_work(1.0)
+            except LedgerUnreachable as error:
+                log.warning("%s; trying again", error)
+                self._end.wait(1.0)
+
+    def turn(self) -> None:
+        self._ledger.sweep()
+        for step in self._ledger.due_steps():
+            self._app.send_task(STEP_TASK, args=[step.as_message()], queue=STEP_QUEUE, ignore_result=True)
+        for grant in self._ledger.admit():
+            self._app.send_task(STREAM_TASK, args=[grant.as_message()], queue=STREAM_QUEUE, ignore_result=True)
+
+
+def run_scheduler(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT; the steps in hand are finished first.
+
+    Raises CbtfleetError when the configuration, the keys, the store or Redis are not usable.
+    """
+    parse_policies(settings)
+    store = open_store(settings.repository)
+    keys = load_metadata_keys(store, settings.repository)
+    ledger = Ledger.from_url(settings.redis_url())
+    context = ControlContext(
+        settings=settings,
+        ledger=ledger,
+        repository=Repository.open(store, keys),
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    app = celery_app(settings.redis_url())
+    register_step_task(app, context)
+    pump = Pump(ledger, app)
+
+    def ready(**_: object) -> None:
+        pump.start()
+        log.info("scheduler is ready")
+
+    def keep_our_logging(**_: object) -> None:
+        """Celery leaves logging alone when someone listens to this signal."""
+
+    signals.setup_logging.connect(keep_our_logging, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    try:
+        app.worker_main(
+            [
+                "worker",
+                "--pool=threads",
+                f"--concurrency={STEP_THREADS}",
+                f"--queues={STEP_QUEUE}",
+                f"--hostname=scheduler-{os.getpid()}@{socket.gethostname()}",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
+    finally:
+        pump.stop()
+        store.close()

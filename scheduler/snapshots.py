@@ -1,0 +1,189 @@
+"""Snapshots on the pool: making them recognisable, finding them again, and letting go of them.
+
+    VM snapshot "cbtfleet/<run>"  --holds-->  VDI snapshots, marked in other_config
+                                                |  data_destroy after the commit
+                                                v
+                                   cbt_metadata: the next base; older ones of ours are destroyed
+
+A VM snapshot is recognised by its name, which XAPI sets in the same call that makes it: a call that was
+sent twice, or a crash right after it, leaves nothing that could not be found again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workers.errors import CbtfleetError
+from workers.xapi import Session, XapiFailure
+
+log = logging.getLogger(__name__)
+
+MARK_RUN = "cbtfleet:run"
+MARK_REPOSITORY = "cbtfleet:repository"
+
+_GONE = ("HANDLE_INVALID", "UUID_INVALID")
+_RELEASE_DEADLINE = 120.0
+"""Seconds a host may take to unplug an NBD server's disk after we have closed the connection."""
+
+
+class SnapshotTrouble(CbtfleetError):
+    """A snapshot is not what the pool was asked for."""
+
+
+@dataclass(frozen=True)
+class DiskSnapshot:
+    """A VDI snapshot, and the live VDI it is of."""
+
+    ref: str
+    uuid: str
+    live_ref: str
+    live_uuid: str
+    name: str
+    userdevice: str
+    sr_uuid: str
+    virtual_size: int
+    cbt_enabled: bool
+
+
+@dataclass(frozen=True)
+class VmSnapshot:
+    ref: str
+    uuid: str
+    time: str
+    """When it was made, ISO 8601 in UTC, from the pool's clock."""
+    disks: tuple[DiskSnapshot, ...]
+
+
+def snapshot_name(run: str) -> str:
+    return f"cbtfleet/{run}"
+
+
+def live_disks(session: Session, vm: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The VDI records behind a VM's disk drives by VDI ref; CD drives and empty drives are left out."""
+    disks = {}
+    for vbd_ref in vm["VBDs"]:
+        vbd = session.call("VBD.get_record", vbd_ref)
+        if vbd["type"] == "Disk" and not vbd["empty"]:
+            disks[vbd["VDI"]] = session.call("VDI.get_record", vbd["VDI"])
+    return disks
+
+
+def find_vm_snapshots(session: Session, run: str, vm_ref: str) -> list[str]:
+    """Refs of the VM snapshots that this run has made of this VM: none, one, or two after a re-sent call."""
+    name = snapshot_name(run)
+    candidates = session.call("VM.get_record", vm_ref)["snapshots"]
+    found = [(ref, session.call("VM.get_record", ref)) for ref in candidates]
+    found.sort(key=lambda pair: str(pair[1]["uuid"]))
+    return [ref for ref, record in found if record["name_label"] == name]
+
+
+def take_vm_snapshot(
+    session: Session, run: str, vm_ref: str, without: Iterable[str], repository_id: str
+) -> VmSnapshot:
+    """Snapshots a VM once for this run, however often it is called; `without` are VDI refs to leave out.
+
+    Raises XapiError when the pool refuses.
+    """
+    found = find_vm_snapshots(session, run, vm_ref)
+    if found:
+        ref, *extra = found
+        for each in extra:
+            destroy_vm_snapshot(session, each)
+    else:
+        ref = session.call_async("VM.snapshot", vm_ref, snapshot_name(run), list(without))
+    snapshot = describe_vm_snapshot(session, ref)
+    for disk in snapshot.disks:
+        mark(session, disk.ref, run, repository_id)
+    return snapshot
+
+
+def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
+    record = session.call("VM.get_record", ref)
+    disks = []
+    for vbd_ref in record["VBDs"]:
+        vbd = session.call("VBD.get_record", vbd_ref)
+        if vbd["type"] != "Disk" or vbd["empty"]:
+            continue
+        vdi = session.call("VDI.get_record", vbd["VDI"])
+        disks.append(
+            DiskSnapshot(
+                ref=vbd["VDI"],
+                uuid=vdi["uuid"],
+                live_ref=vdi["snapshot_of"],
+                live_uuid=session.call("VDI.get_record", vdi["snapshot_of"])["uuid"],
+                name=vdi["name_label"],
+                userdevice=vbd["userdevice"],
+                sr_uuid=session.call("SR.get_record", vdi["SR"])["uuid"],
+                virtual_size=int(vdi["virtual_size"]),
+                cbt_enabled=bool(vdi["cbt_enabled"]),
+            )
+        )
+    disks.sort(key=lambda disk: (len(disk.userdevice), disk.userdevice))
+    return VmSnapshot(ref, record["uuid"], iso_time(record["snapshot_time"]), tuple(disks))
+
+
+def iso_time(xapi_time: Any) -> str:
+    """XAPI's `20260101T12:00:00Z` as `2026-01-01T12:00:00Z`."""
+    text = str(xapi_time)
+    return f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[9:17]}Z"
+
+
+def mark(session: Session, vdi_ref: str, run: str, repository_id: str) -> None:
+    """Writes our marks into a VDI snapshot's other_config; marking again changes nothing."""
+    for key, value in ((MARK_RUN, run), (MARK_REPOSITORY, repository_id)):
+        session.call("VDI.remove_from_other_config", vdi_ref, key)
+        session.call("VDI.add_to_other_config", vdi_ref, key, value)
+
+
+def destroy_vm_snapshot(session: Session, ref: str) -> None:
+    """Removes a VM snapshot with the VDI snapshots it holds. What is already gone is fine."""
+    try:
+        disks = [disk.ref for disk in describe_vm_snapshot(session, ref).disks]
+        session.call_async("VM.destroy", ref)
+    except XapiFailure as failure:
+        if failure.code not in _GONE:
+            raise
+        return
+    for disk in disks:
+        destroy_vdi(session, disk)
+
+
+def destroy_vdi(session: Session, ref: str) -> None:
+    """Destroys a VDI as soon as the hosts have let go of it. What is already gone is fine."""
+    _when_released(lambda: session.call_async("VDI.destroy", ref))
+
+
+def purge_data(session: Session, ref: str) -> None:
+    """Destroys a VDI snapshot's data and keeps its changed-block metadata."""
+    _when_released(lambda: session.call_async("VDI.data_destroy", ref))
+
+
+def _when_released(call: Callable[[], object]) -> None:
+    """Retries VDI_IN_USE: the host's NBD server unplugs its disk some seconds after we have closed."""
+    deadline = time.monotonic() + _RELEASE_DEADLINE
+    pause = 0.25
+    while True:
+        try:
+            call()
+            return
+        except XapiFailure as failure:
+            if failure.code in _GONE:
+                return
+            if failure.code != "VDI_IN_USE" or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 5.0)
+
+
+def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dict[str, Mapping[str, Any]]:
+    """The VDI snapshots of a disk that carry this repository's mark, by ref."""
+    found = {}
+    for ref in session.call("VDI.get_record", live_ref)["snapshots"]:
+        record = session.call("VDI.get_record", ref)
+        if record["other_config"].get(MARK_REPOSITORY) == repository_id:
+            found[ref] = record
+    return found

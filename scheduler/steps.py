@@ -1,0 +1,140 @@
+"""Control steps as Celery tasks: claimed with a lease, done, and ended whatever happens.
+
+    due --publish--> claimed (lease, renewed) --+--> finished
+     ^                    |                     |
+     +---- lease ran out -+                     +--> failed with one line: the run goes on without it
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from celery import Celery, Task
+
+from scheduler.context import ControlContext
+from scheduler.finishing import end_run, finish_vm
+from scheduler.planning import plan_run, plan_vm
+from workers.errors import CbtfleetError
+from workers.fleet import Ledger, LedgerUnreachable
+from workers.messages import STEP_QUEUE, STEP_TASK, Step
+from workers.repository import StoreUnavailable
+from workers.xapi import CallTimedOut, PoolUnreachable, SessionLost
+
+log = logging.getLogger(__name__)
+
+PLAN_RUN, PLAN_VM, FINISH_VM, END_RUN = "plan-run", "plan-vm", "finish-vm", "end-run"
+
+_PASSING = (StoreUnavailable, PoolUnreachable, SessionLost, CallTimedOut)
+_PAUSES = (1.0, 5.0, 15.0)
+"""Seconds before each new try of a step that failed for a passing reason."""
+
+
+class _StepLease:
+    """Renews a step's lease from a thread while the step is being done."""
+
+    def __init__(self, ledger: Ledger, step: Step, fence: int) -> None:
+        self._ledger = ledger
+        self._step = step
+        self._fence = fence
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="step-lease", daemon=True)
+
+    def __enter__(self) -> _StepLease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._end.wait(self._ledger.timing.renew_every):
+            try:
+                self._ledger.renew_step(self._step, self._fence)
+            except LedgerUnreachable as error:
+                log.warning("lease of step %s not renewed: %s", self._step.name, error)
+
+
+def do_step(context: ControlContext, step: Step) -> None:
+    """Does one step if it is still due. Passing failures are tried again here, final ones are recorded."""
+    fence = context.ledger.claim_step(step, context.owner)
+    if fence is None:
+        return
+    with _StepLease(context.ledger, step, fence):
+        try:
+            _with_patience(lambda: _do(context, step))
+        except LedgerUnreachable:
+            raise
+        except CbtfleetError as error:
+            log.error("run %s, %s %s: %s", step.run, step.name, step.subject, error)
+            _record_failure(context, step, str(error))
+        context.ledger.finish_step(step, fence)
+
+
+def _do(context: ControlContext, step: Step) -> None:
+    if step.name == PLAN_RUN:
+        plan_run(context, step.run)
+    elif step.name == PLAN_VM:
+        plan_vm(context, step.run, step.subject)
+    elif step.name == FINISH_VM:
+        finish_vm(context, step.run, step.subject)
+    elif step.name == END_RUN:
+        end_run(context, step.run)
+    else:
+        raise CbtfleetError(f"unknown step {step.name}; is a newer scheduler using the same Redis?")
+
+
+def _with_patience(work: Callable[[], None]) -> None:
+    for pause in _PAUSES:
+        try:
+            work()
+            return
+        except _PASSING as error:
+            log.warning("%s; trying again in %.0f s", error, pause)
+            time.sleep(pause)
+    work()
+
+
+def _record_failure(context: ControlContext, step: Step, line: str) -> None:
+    """Lets the run go on, or end, without what this step should have done."""
+    ledger = context.ledger
+    if step.name == PLAN_RUN:
+        ledger.set_run_facts(step.run, {**ledger.run_facts(step.run), "error": line})
+        ledger.add_vms(step.run, {})
+    elif step.name in (PLAN_VM, FINISH_VM):
+        facts = ledger.vm_facts(step.run, step.subject)
+        facts["error"] = f'VM "{facts["name"]}": {line}'
+        ledger.set_vm_facts(step.run, step.subject, facts)
+        if step.name == PLAN_VM:
+            ledger.start_vm(step.run, step.subject, [])
+        else:
+            ledger.finish_vm(step.run, step.subject, facts)
+    else:
+        result = {"run": step.run, "status": "failed", "error": line, "disks": []}
+        ledger.end_run(step.run, result)
+
+
+class StepTask(Task):  # type: ignore[misc]
+    """The one task of the control plane."""
+
+    name = STEP_TASK
+    queue = STEP_QUEUE
+    ignore_result = True
+    acks_late = False
+
+    def __init__(self, context: ControlContext) -> None:
+        self._step_context = context
+
+    def run(self, step: dict[str, Any]) -> None:
+        do_step(self._step_context, Step.from_message(step))
+
+
+def register_step_task(app: Celery, context: ControlContext) -> None:
+    app.register_task(StepTask(context))
