@@ -1,7 +1,9 @@
 """The NBD client: reads a disk from a XenServer host, or from any server of the fixed newstyle protocol.
 
-errors <- protocol <- handshake <-+
-trust  <- tls <- channel          +- connection     only `tls` knows ssl; protocol and handshake know no socket
+errors <- protocol <- handshake <--+-- connection
+errors <- {trust, channel} <- tls <+
+
+`protocol`, `handshake` and `trust` know no socket; only `tls` knows ssl.
 """
 
 from workers.nbd.channel import Abort

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from workers.nbd.errors import ConnectionLost, Stalled, Unreachable
 
@@ -44,7 +44,7 @@ class Deadline:
 
 
 class Channel(Protocol):
-    """What the protocol needs: the plain and the TLS channel are two types, so an upgrade is a visible step."""
+    """What the protocol needs. Plain and TLS are two types, so that an upgrade is a visible step."""
 
     def receive(self, view: memoryview, deadline: Deadline) -> int:
         """Fills `view` and returns its length; less when the peer ended the connection before that."""
@@ -59,8 +59,8 @@ class Channel(Protocol):
 class Abort:
     """Ends a connection from another thread, at any moment from before it is dialled.
 
-    Make one, hand it to `connect`, keep it where the decision falls (the lease on a connection slot, say). Once
-    thrown it stays so, and a connection that is dialled with it afterwards fails at once with ConnectionLost.
+    Make one, hand it to `connect`, keep it where the decision falls (the lease on a connection slot, say).
+    Once thrown it stays so: a connection that is dialled with it afterwards fails at once.
     """
 
     def __init__(self) -> None:
@@ -84,8 +84,8 @@ class Abort:
 class PlainChannel:
     """A non-blocking TCP socket.
 
-    The lock makes every system call on the socket exclusive with `abort`; only the waiting is outside of it. So
-    a descriptor is never closed under a call, nor its number used after something else has got it.
+    The lock makes every system call on the socket exclusive with `abort`; only the waiting is outside of it.
+    So a descriptor is never closed under a call, nor its number used after something else has got it.
     """
 
     def __init__(self, sock: socket.socket, where: str) -> None:
@@ -145,7 +145,7 @@ class PlainChannel:
             received = self.receive_some(view[filled:], deadline)
             if not received:
                 break
-            deadline.milliseconds_left()  # a peer that trickles never makes us wait, yet must not take forever
+            deadline.milliseconds_left()  # for a peer that trickles: it never makes us wait
             filled += received
         return filled
 
@@ -187,7 +187,7 @@ class PlainChannel:
             if not self._waiting:
                 self._socket.close()
 
-    def _connect(self, target: tuple[str, int] | tuple[str, int, int, int], deadline: Deadline) -> None:
+    def _connect(self, target: Any, deadline: Deadline) -> None:
         with self._lock:
             self._check()
             try:
@@ -206,7 +206,7 @@ class PlainChannel:
             error_number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error_number:
                 raise self._unreachable(OSError(error_number, os.strerror(error_number)))
-            # The receive buffer is left to the kernel: it grows to what the line needs, and a fixed one would not.
+            # The receive buffer is left to the kernel, which lets it grow to what the line needs.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, option, value in _KEEPALIVE:
                 self._socket.setsockopt(level, option, value)

@@ -18,14 +18,17 @@ DEFAULT_WINDOW = 8 << 20
 """Bytes asked for and not yet received: 400 MiB/s at a round trip of 20 ms."""
 
 MAX_IN_FLIGHT = 512
-"""Requests in flight at most: 14 KiB, which fits into any socket buffer. So sending them never has to wait for
-a server that, being serial, waits for us to take its replies."""
+"""Requests in flight at most: 14 KiB, which fits into any socket buffer. So sending them never has to wait
+for a server that, being serial, waits for us to take its replies."""
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds. `handshake` is for all of greeting, TLS and EXPORT_NAME, where XenServer attaches the disk (up to
-    120 s); `read` is for one whole reply, counted from when it is waited for."""
+    """Seconds each step may take.
+
+    `handshake` is for all of greeting, TLS and EXPORT_NAME, where XenServer attaches the disk (up to 120 s);
+    `read` is for one whole reply, counted from when it is waited for.
+    """
 
     connect: float = 10
     handshake: float = 150
@@ -55,8 +58,8 @@ def connect(
 ) -> Connection:
     """Opens the disk behind `export_name`. The name is sent only after the server has been verified.
 
-    `abort` ends the attempt, and the connection afterwards, from another thread. Raises a subclass of NbdError,
-    whose `advice` says what to do next.
+    `abort` ends the attempt, and the connection afterwards, from another thread. Raises a subclass of
+    NbdError, whose `advice` says what to do next.
     """
     export = ExportName(export_name)
     del export_name  # a traceback that shows variables must not show it
@@ -130,9 +133,9 @@ class Connection:
                       back when it
                       does not fit
 
-        Requests are pulled lazily, between two replies; while `requests` makes us wait, nothing is received. A
-        request larger than the window travels alone. An iterator that is dropped before its end leaves replies
-        on the line: the connection can then only be closed.
+        Requests are pulled lazily, between two replies; while `requests` makes us wait, nothing is received.
+        A request larger than the window travels alone. An iterator that is dropped before its end leaves
+        replies on the line: the connection can then only be closed.
 
         Raises InvalidRead, ReadFailed, ConnectionLost, Stalled, ProtocolViolation.
         """
@@ -203,7 +206,7 @@ class Connection:
             )
         if not 0 <= request.offset <= self.size - length:
             raise InvalidRead(
-                f"a read of {length} bytes at byte {request.offset} goes beyond the disk, which has {self.size}"
+                f"a read of {length} bytes at byte {request.offset} ends beyond the disk's {self.size} bytes"
             )
         return length
 
@@ -211,7 +214,8 @@ class Connection:
         deadline = Deadline.after(self._deadlines.read, self._where, "answer a read")
         if self._channel.receive(self._header, deadline) < len(self._header):
             raise ConnectionLost(
-                f"{self._where} closed the connection with {len(self._pending)} reads unanswered; try another host"
+                f"{self._where} closed the connection with {len(self._pending)} reads unanswered;"
+                " try another host"
             )
         handle, error = protocol.parse_reply(self._header, self._where)
         request = self._pending.pop(handle, None)
@@ -224,7 +228,8 @@ class Connection:
         if error:
             name = protocol.errno_name(error)
             raise ReadFailed(
-                f"{self._where} could not read {length} bytes at byte {request.offset}: {name}; try another host",
+                f"{self._where} could not read {length} bytes at byte {request.offset}: {name};"
+                " try another host",
                 errno_name=name,
                 offset=request.offset,
                 length=length,
@@ -232,7 +237,7 @@ class Connection:
         received = self._channel.receive(request.buffer.cast("B"), deadline)
         if received < length:
             raise ConnectionLost(
-                f"{self._where} closed the connection after {received} of {length} bytes at byte {request.offset}:"
-                " the disk cannot be read there, or the host let go; try another host"
+                f"{self._where} closed the connection after {received} of {length} bytes at byte"
+                f" {request.offset}: the disk cannot be read there, or the host let go; try another host"
             )
         return request

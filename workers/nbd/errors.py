@@ -27,13 +27,13 @@ class Busy(NbdError):
     not answer: the three cannot be told apart.
     """
 
-    advice = "back-off"
+    advice: ClassVar[Advice] = "back-off"
 
 
 class Unreachable(NbdError):
     """No TCP connection: refused, no route, unknown name, or no answer in time. No slot was taken."""
 
-    advice = "retry-elsewhere"
+    advice: ClassVar[Advice] = "retry-elsewhere"
 
 
 class TlsMisconfigured(NbdError, ConfigurationError):
@@ -43,13 +43,13 @@ class TlsMisconfigured(NbdError, ConfigurationError):
 class TlsFailed(NbdError):
     """The TLS handshake did not succeed, for a reason other than the server's certificate."""
 
-    advice = "retry-elsewhere"
+    advice: ClassVar[Advice] = "retry-elsewhere"
 
 
 class TlsRefused(TlsFailed):
     """The server answered STARTTLS with a refusal. We never go on without TLS, so a person must look."""
 
-    advice = "give-up"
+    advice: ClassVar[Advice] = "give-up"
 
 
 class TlsUntrusted(NbdError):
@@ -59,25 +59,25 @@ class TlsUntrusted(NbdError):
 class ExportRefused(NbdError):
     """The server closed the connection instead of opening the disk. It never says why."""
 
-    advice = "retry-elsewhere"
+    advice: ClassVar[Advice] = "retry-elsewhere"
 
 
 class ConnectionLost(NbdError):
     """The connection ended while something was still to come, or was aborted on our side."""
 
-    advice = "retry-elsewhere"
+    advice: ClassVar[Advice] = "retry-elsewhere"
 
 
 class Stalled(NbdError):
     """A deadline passed."""
 
-    advice = "retry-elsewhere"
+    advice: ClassVar[Advice] = "retry-elsewhere"
 
 
 class ReadFailed(NbdError):
     """The server answered a read with an error. XenServer ends the connection after that."""
 
-    advice = "retry-elsewhere"
+    advice: ClassVar[Advice] = "retry-elsewhere"
 
     def __init__(self, message: str, *, errno_name: str, offset: int, length: int) -> None:
         super().__init__(message)
@@ -93,5 +93,5 @@ class ProtocolViolation(NbdError):
 class InvalidRead(NbdError):
     """A read that must not be sent: outside the disk, empty, too long, or into an unusable buffer.
 
-    XenServer answers a read beyond the end with success and then closes the connection, so it is refused here.
+    XenServer answers a read beyond the end with success and then closes the connection.
     """

@@ -1,10 +1,10 @@
 """The handshake as a state machine without sockets: it is fed bytes and says what to send.
 
-                feed 18 bytes              feed 20 bytes             secured()              feed 134 bytes
-    GREETING ---------------> STARTTLS -------------------> TLS ---------------> EXPORT -----------------> READY
-        |     flags, STARTTLS              (nothing)              EXPORT_NAME  ^                            size
-        |                                                                      |
-        +---- without TLS: flags, EXPORT_NAME ---------------------------------+
+              feed 18 bytes             feed 20 bytes       secured()            feed 134 bytes
+    GREETING ---------------> STARTTLS --------------> TLS -------------> EXPORT ---------------> READY
+        |     flags, STARTTLS                               EXPORT_NAME     ^                      size
+        |                                                                   |
+        +-- without TLS: flags, EXPORT_NAME --------------------------------+
 
 The export name, a live credential, leaves this module in the step to EXPORT alone, which with TLS cannot be
 reached but through `secured()`.
@@ -112,8 +112,8 @@ class Handshake:
         where = self._where
         if self.step is Step.GREETING and not self._received:
             return Busy(
-                f"{where} closed the connection without a greeting: all its connections are taken, no network has"
-                " an NBD purpose, or XAPI does not answer there; try again later"
+                f"{where} closed the connection without a greeting: all its connections are taken, no network"
+                " has an NBD purpose, or XAPI does not answer there; try again later"
             )
         if self.step is Step.EXPORT and not self._received:
             return ExportRefused(
@@ -150,8 +150,8 @@ class Handshake:
             )
         if kind & protocol.REPLY_ERROR_BIT:
             raise TlsRefused(
-                f"{self._where} refused TLS ({protocol.option_error_name(kind)}): give the NBD network the purpose"
-                " nbd instead of insecure_nbd, or wait until a change of it has reached the host; not read"
+                f"{self._where} refused TLS ({protocol.option_error_name(kind)}): give the NBD network the"
+                " purpose nbd instead of insecure_nbd, or wait until that has reached the host; not read"
             )
         if kind != protocol.REPLY_ACK or length:
             raise ProtocolViolation(f"{self._where} answered STARTTLS with reply {kind} of {length} bytes")

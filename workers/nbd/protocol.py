@@ -2,8 +2,8 @@
 
 Source: the protocol document of the NBD project (doc/proto.md). All integers are big-endian.
 
-    request   magic 4 | command flags 2 | type 2 | handle 8 | offset 8 | length 4        28 bytes
-    reply     magic 4 | error 4 | handle 8                                               16 bytes, then the data
+    request   magic 4 | command flags 2 | type 2 | handle 8 | offset 8 | length 4     28 bytes
+    reply     magic 4 | error 4 | handle 8                                            16 bytes, then the data
 """
 
 from __future__ import annotations

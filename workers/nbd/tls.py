@@ -1,8 +1,8 @@
 """TLS over a plain channel. The only file here that knows `ssl`.
 
-The TLS engine works between two memory buffers and never sees the socket. So there is one place that waits and
-keeps deadlines (`PlainChannel`), and the socket is emptied in big steps: Python hands out one TLS record (16 KiB)
-a call either way, but two system calls a record are saved. `docs/nbd.md` has the measurement.
+The TLS engine works between two memory buffers and never sees the socket. So there is one place that waits
+and keeps deadlines (`PlainChannel`), and the socket is emptied in big steps: Python hands out one TLS record
+(16 KiB) a call either way, but two system calls a record are saved. `docs/nbd.md` has the measurement.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from workers.nbd.channel import Deadline, PlainChannel
@@ -115,10 +116,11 @@ class TlsChannel:
 
     def receive(self, view: memoryview, deadline: Deadline) -> int:
         filled, length = 0, len(view)
-        read = self._engine.read
+        # typeshed says bytes, but with a buffer it returns the count
+        read: Callable[[int, memoryview], int] = self._engine.read  # type: ignore[assignment]
         while filled < length:
             try:
-                received = read(length - filled, view[filled:])  # type: ignore[arg-type]  # typeshed: bytearray
+                received = read(length - filled, view[filled:])
             except ssl.SSLWantReadError:
                 self._flush(deadline)
                 if not self._take_in(deadline):
@@ -133,7 +135,7 @@ class TlsChannel:
                 ) from error
             if not received:
                 break
-            filled += received  # type: ignore[operator]  # typeshed: bytes, but with a buffer it is the count
+            filled += received
         return filled
 
     def send(self, data: memoryview, deadline: Deadline) -> None:

@@ -19,6 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from workers.nbd.errors import TlsMisconfigured, TlsUntrusted
 
+_REPLACED = (
+    "if the host's certificate was replaced, restart xapi-nbd there, which reads it when it starts;"
+    " otherwise this is not the host"
+)
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -72,7 +77,7 @@ def check_peer(tls: Tls, peer_der: bytes | None, where: str) -> None:
 
 
 def names_match(certificate: x509.Certificate, subject: str) -> bool:
-    """Does the certificate bear the name `subject`: a DNS name, an IP address, or a wildcard as it is written?
+    """Does the certificate bear `subject`: a DNS name, an IP address, or a wildcard as it is written?
 
     The subject's common name counts only when there is no DNS name and no IP address in subjectAltName. A
     wildcard stands for exactly one whole label, the first, before at least two more.
@@ -93,17 +98,12 @@ def names_match(certificate: x509.Certificate, subject: str) -> bool:
 def _check_certificate(expected: x509.Certificate, peer: x509.Certificate, where: str) -> None:
     if peer.public_bytes(Encoding.DER) == expected.public_bytes(Encoding.DER):
         return
-    same_key = _key_bytes(peer) == _key_bytes(expected)
+    advice = _REPLACED
+    if _key_bytes(peer) == _key_bytes(expected):
+        advice = 'the key is the same: restart xapi-nbd on that host, or use nbd_tls = "public-key"'
     raise TlsUntrusted(
-        f"{where} failed the certificate check: it showed {_fingerprint(peer)}, get_nbd_info says"
-        f" {_fingerprint(expected)}"
-        + (
-            '; the key is the same, so the certificate was renewed: restart xapi-nbd on that host, or use nbd_tls ="'
-            'public-key"'
-            if same_key
-            else "; if the host's certificate was replaced, restart xapi-nbd there (it reads it when it starts);"
-            " otherwise this is not the host"
-        )
+        f"{where} failed the certificate check: it showed {_fingerprint(peer)} where get_nbd_info says"
+        f" {_fingerprint(expected)}; {advice}"
     )
 
 
@@ -111,8 +111,7 @@ def _check_public_key(expected: x509.Certificate, peer: x509.Certificate, where:
     if _key_bytes(peer) != _key_bytes(expected):
         raise TlsUntrusted(
             f"{where} failed the public-key check: {_fingerprint(peer)} has another key than get_nbd_info's"
-            f" {_fingerprint(expected)}; if the host's certificate was replaced, restart xapi-nbd there (it reads"
-            " it when it starts); otherwise this is not the host"
+            f" {_fingerprint(expected)}; {_REPLACED}"
         )
 
 
