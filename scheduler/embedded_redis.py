@@ -185,7 +185,8 @@ def _lock_folder(folder: Path, patience: float) -> BinaryIO:
         while answers(folder / SOCKET):
             if time.monotonic() > deadline:
                 raise EmbeddedRedisFailed(
-                    f"a Redis that is not ours answers on {folder / SOCKET}: stop it, or set state_dir or redis.url"
+                    f"a Redis that is not ours answers on {folder / SOCKET}:"
+                    " stop it, or set state_dir or redis.url"
                 )
             time.sleep(0.05)
     except BlockingIOError as error:

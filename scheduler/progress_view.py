@@ -83,7 +83,7 @@ class Totals:
 
 
 def planned_bytes(disk: DiskProgress) -> int:
-    """What this disk will have read when it is complete: a disk that ended early plans no more than it read."""
+    """What this disk will have read when it is complete: one that ended early: what it read."""
     if disk.state != "streaming":
         return disk.read_bytes
     return max(int(disk.facts.get("changed_bytes", 0)), disk.read_bytes)

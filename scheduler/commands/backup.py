@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from scheduler.commands.connections import open_ledger
-from scheduler.commands.invocation import CANCELLED, ConfigOption, Invocation, JsonOption, end, note
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
 from scheduler.commands.results import exit_code, outcome, show_result
 from scheduler.progress_view import ProgressView
 from scheduler.requests import RunRequest, request_for_vms, request_from_policy
 from scheduler.submit import submit_run, wait_for_run
-from workers.errors import ConfigurationError
+from workers.errors import CancelledError, ConfigurationError
 from workers.fleet import Ledger
 from workers.settings import Settings
 
@@ -55,6 +55,10 @@ def backup(
     end(exit_code(result["status"]))
 
 
+class WaitEnded(CancelledError):
+    """The person who waited for a run does so no longer; the run itself goes on."""
+
+
 def choose(settings: Settings, policy: str | None, pool: str | None, vms: Sequence[str]) -> RunRequest:
     """What is meant by these options; the only policy or the only pool need not be named.
 
@@ -82,11 +86,10 @@ def _only(named: dict[str, Any], what: str) -> str:
 
 def _wait(ledger: Ledger, run: str) -> dict[str, Any]:
     note(f"run {run} submitted")
-    with ProgressView(run) as view:
-        try:
+    try:
+        with ProgressView(run) as view:
             return wait_for_run(ledger, run, on_progress=view.update)
-        except KeyboardInterrupt:
-            interrupted = True
-    assert interrupted
-    note(f"cbtfleet: not waiting any longer; the run goes on: cbtfleet status {run}, cbtfleet cancel {run}")
-    end(CANCELLED)
+    except KeyboardInterrupt as error:
+        raise WaitEnded(
+            f"not waiting any longer; the run goes on: cbtfleet status {run}, cbtfleet cancel {run}"
+        ) from error

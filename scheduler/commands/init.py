@@ -44,8 +44,8 @@ def _show(console: Console, url: str, created: Created) -> None:
         console.print("\nThe recovery key, printed this once:\n")
         console.print(f"    {created.recovery_key}\n", markup=False)
         console.print(
-            "Write it down and keep it away from these machines. With it, `cbtfleet recover-key` makes the private\n"
-            "key again when its file or its passphrase is lost; whoever has it can read every backup.\n"
-            "Workers need the public key file only. Keep the private key file off the workers and the scheduler."
+            "Write it down and keep it away from these machines. With it, `cbtfleet recover-key` makes\n"
+            "the private key again when its file or its passphrase is lost; whoever has it can read every\n"
+            "backup. Workers need the public key file only: keep the private key file off them."
         )
     console.print("\nNext: cbtfleet doctor")

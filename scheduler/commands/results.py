@@ -63,6 +63,6 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
     for disk in result["disks"]:
         if disk.get("error"):
-            console.print(f"  {disk['vm']} {disk['vdi']}: {disk['error']}", markup=False)
+            console.print(f"  {disk['vm']} {disk['vdi'] or ''}: {disk['error']}", markup=False)
         elif disk.get("mode") == "full" and disk.get("reason"):
             console.print(f"  {disk['vm']} {disk['vdi']}: full, because {disk['reason']}", markup=False)

@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from scheduler.commands.backup import WaitEnded
 from scheduler.commands.connections import open_ledger
-from scheduler.commands.invocation import CANCELLED, ConfigOption, Invocation, JsonOption, end, note
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.results import show_result
 from scheduler.commands.runs import find_run
 from scheduler.progress_view import ProgressView, Totals, disk_rows, summary_line
@@ -46,14 +47,13 @@ def status(
 
 
 def _follow(ledger: Ledger, run: str) -> None:
-    with ProgressView(run) as view:
-        try:
+    try:
+        with ProgressView(run) as view:
             wait_for_run(ledger, run, on_progress=view.update)
-            return
-        except KeyboardInterrupt:
-            pass
-    note(f"cbtfleet: not watching any longer; the run goes on: cbtfleet cancel {run} stops it")
-    end(CANCELLED)
+    except KeyboardInterrupt as error:
+        raise WaitEnded(
+            f"not watching any longer; the run goes on: cbtfleet cancel {run} stops it"
+        ) from error
 
 
 def _describe(disk: DiskProgress) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Looks at everything a backup needs, in the order in which one would set it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scheduler.checks.check import Check, State, failed, ok, warning
+from scheduler.checks.keys import check_keys
+from scheduler.checks.pool import check_pool
+from scheduler.checks.redis_server import check_redis
+from scheduler.checks.store import check_store
+from scheduler.policy import parse_policies
+from workers.errors import CbtfleetError
+from workers.settings import Settings
+
+
+def examine(settings: Settings, settings_file: Path) -> Iterator[Check]:
+    """Every Check, one after another as they are found. No foreign failure is raised."""
+    yield from check_configuration(settings, settings_file)
+    stored = check_store(settings.repository)
+    yield from stored
+    if all(check.state != "failed" for check in stored if check.name in ("store", "repository")):
+        yield from check_keys(settings.repository)
+    yield from check_redis(settings)
+    for name, pool in sorted(settings.pools.items()):
+        yield from check_pool(name, pool)
+
+
+def check_configuration(settings: Settings, settings_file: Path) -> list[Check]:
+    try:
+        policies = parse_policies(settings)
+    except CbtfleetError as error:
+        return [failed("configuration", str(error), f"correct it in {settings_file}")]
+    where = str(settings_file) if settings_file.exists() else "the environment"
+    said = f"{where}: {_count(settings.pools, 'pool')}, {_count(policies, 'policy', 'policies')}"
+    if not settings.pools:
+        return [warning("configuration", said, "add a [pools.NAME] where the scheduler and the workers run")]
+    return [ok("configuration", said)]
+
+
+def worst(checks: Sequence[Check]) -> State:
+    states: list[State] = ["failed", "warning"]
+    return next((state for state in states if any(check.state == state for check in checks)), "ok")
+
+
+def _count(things: Mapping[str, Any], one: str, many: str | None = None) -> str:
+    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
