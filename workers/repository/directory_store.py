@@ -156,7 +156,7 @@ class DirectoryStore:
                     for entry in entries
                     if is_key_name(entry.name)
                 )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._check_root()
             return
         for name, entry in found:

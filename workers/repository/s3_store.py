@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -131,7 +132,7 @@ class S3Store:
             raise CredentialsMissing(f"credentials of the S3 store: {error}") from error
         except (boto.BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"repository: cannot make an S3 client: {error}") from error
-        client.meta.events.register_last("before-call.s3.PutObject", _without_expect)
+        client.meta.events.register_last("before-call.s3", _without_expect)
         place = f"bucket {url.netloc} at {_without_user(client.meta.endpoint_url)}"
         return cls(client, url.netloc, f"{prefix}/" if prefix else "", place, patience)
 
@@ -190,7 +191,7 @@ class S3Store:
         where: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + check_prefix(prefix)}
         latest = ""
         while True:
-            page = self._ask("list", prefix, lambda: self._client.list_objects_v2(**where))
+            page = self._ask("list", prefix or "everything", lambda: self._client.list_objects_v2(**where))
             for item in page.get("Contents", []):
                 if item["Key"] <= latest:
                     raise StoreError(f"{self._place} lists keys out of order; its listing cannot be trusted")
@@ -218,7 +219,7 @@ class S3Store:
 
     def _read(self, **what: Any) -> tuple[Any, bytes]:
         answer = self._client.get_object(Bucket=self._bucket, **what)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             return answer, body.read()
 
     def _holds(self, key: str, data: Buffer) -> bool:
@@ -271,7 +272,7 @@ class S3Store:
 
     def _refused(self, verb: str, key: str, error: boto.ClientError, attempt: int, end: int) -> Exception:
         code, status, text = _code(error), _status(error), error.response["Error"].get("Message", "")
-        said = f"{status} {code}" if code != str(status) else code
+        said = f"{status} {code}".strip()
         if code == "NoSuchBucket":
             return BucketMissing(f"{self._place} does not exist; create it, or correct repository.url")
         if code == "NoSuchKey" or (status == 404 and verb != "list"):
@@ -300,7 +301,10 @@ class S3Store:
                 " overwritten; use another store"
             )
         if _passing(error):
-            return StoreUnavailable(f"{self._place} keeps failing at {verb} {key} ({said}), {attempt} tries")
+            hint = "" if code else "; if that is no S3 server, correct repository.endpoint_url"
+            return StoreUnavailable(
+                f"{self._place} keeps failing at {verb} {key} ({said}), {attempt} tries{hint}"
+            )
         return StoreError(f"{self._place} refuses {verb} {key} ({said}): {text}")
 
 
@@ -342,7 +346,9 @@ def _passing(error: boto.ClientError | boto.BotoCoreError) -> bool:
 
 
 def _code(error: boto.ClientError) -> str:
-    return str(error.response["Error"].get("Code", ""))
+    """S3's name for what is wrong; empty when there is none (the answer to HEAD, or no S3 at all)."""
+    code = str(error.response["Error"].get("Code", ""))
+    return "" if code.isdigit() else code
 
 
 def _status(error: boto.ClientError) -> int:
@@ -351,6 +357,8 @@ def _status(error: boto.ClientError) -> int:
 
 def _kind(error: boto.BotoCoreError) -> str:
     """The deepest reason in a few words; the whole text would repeat every URL."""
+    if isinstance(error, boto.ReadTimeoutError | boto.ConnectTimeoutError):
+        return "timed out"
     why = type(error).__name__
     cause: object = error.kwargs.get("error") or error
     while isinstance(cause, BaseException):
