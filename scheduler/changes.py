@@ -1,8 +1,8 @@
 """Which blocks of a disk to read: the changes since the base, or all of it, and then why.
 
-    base usable?  recorded by the last restore point, still on the pool, same SR, CBT on at both ends
-        yes -> list_changed_blocks(base, new)   -- 459, 460: the pool can't tell -> full, with that reason
-        no  -> full, with the reason
+base usable?  recorded by the last restore point, still on the pool, same SR, CBT on at both ends
+    yes -> list_changed_blocks(base, new)   -- 459, 460: the pool can't tell -> full, with that reason
+    no  -> full, with the reason
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a run leaves on the pool, and how it is removed.
 
-    VM snapshot of this run            destroyed (its VBDs block everything else)
-    VDI snapshot, committed            data destroyed, metadata kept: the next base
-    VDI snapshot, not committed        destroyed
-    our older metadata snapshots       destroyed, unless a run that is still going needs them
+VM snapshot of this run            destroyed (its VBDs block everything else)
+VDI snapshot, committed            data destroyed, metadata kept: the next base
+VDI snapshot, not committed        destroyed
+our older metadata snapshots       destroyed, unless a run that is still going needs them
 """
 
 from __future__ import annotations

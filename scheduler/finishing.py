@@ -188,5 +188,3 @@ def _status(rows: list[dict[str, Any]], error: str | None, *, cancelled: bool) -
     if error is not None or (failed and failed == len(rows)):
         return "failed"
     return "partial" if failed else "succeeded"
-
-

@@ -59,7 +59,9 @@ class Pump:
         for step in self._ledger.due_steps():
             self._app.send_task(STEP_TASK, args=[step.as_message()], queue=STEP_QUEUE, ignore_result=True)
         for grant in self._ledger.admit():
-            self._app.send_task(STREAM_TASK, args=[grant.as_message()], queue=STREAM_QUEUE, ignore_result=True)
+            self._app.send_task(
+                STREAM_TASK, args=[grant.as_message()], queue=STREAM_QUEUE, ignore_result=True
+            )
 
 
 def run_scheduler(settings: Settings) -> None:

@@ -1,8 +1,8 @@
 """Control steps as Celery tasks: claimed with a lease, done, and ended whatever happens.
 
-    due --publish--> claimed (lease, renewed) --+--> finished
-     ^                    |                     |
-     +---- lease ran out -+                     +--> failed with one line: the run goes on without it
+due --publish--> claimed (lease, renewed) --+--> finished
+ ^                    |                     |
+ +---- lease ran out -+                     +--> failed with one line: the run goes on without it
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One granted connection, from the claim to the release.
 
-    claim -> log in -> get_nbd_info -> connect to the granted host -> opened -> Transfer -> close -> release
-                                                                         ^
-                              lease renewed every 5 s, or the connection is cut
+claim -> log in -> get_nbd_info -> connect to the granted host -> opened -> Transfer -> close -> release
+                                                                     ^
+                          lease renewed every 5 s, or the connection is cut
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseK
     with Session.login(grant.pool, pool) as session:
         snapshot = session.call("VDI.get_by_uuid", work.snapshot)
         endpoints = nbd_endpoints(session, snapshot, _disk_name(claim))
-        connection = _connect([each for each in endpoints if each.host == grant.host], pool, context.deadlines)
+        connection = _connect(
+            [each for each in endpoints if each.host == grant.host], pool, context.deadlines
+        )
         try:
             keeper.guard(connection)
             if connection.size != work.virtual_size:
@@ -172,7 +174,9 @@ def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseK
             return verdict
         except NbdError as error:
             if keeper.lost:
-                raise LeaseLost("the lease on the connection slot could not be kept; connection cut") from error
+                raise LeaseLost(
+                    "the lease on the connection slot could not be kept; connection cut"
+                ) from error
             raise
         finally:
             connection.abort()
@@ -180,7 +184,9 @@ def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseK
 
 def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines) -> Connection:
     """The first address of the granted host that answers: they all lead to the same server and slots."""
-    failure: CbtfleetError = HostGone("the granted host no longer offers this disk over NBD; another is tried")
+    failure: CbtfleetError = HostGone(
+        "the granted host no longer offers this disk over NBD; another is tried"
+    )
     for endpoint in endpoints:
         tls = Tls(
             pool.nbd_tls if endpoint.tls else "none",

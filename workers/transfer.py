@@ -246,8 +246,8 @@ class Transfer:
     def _cut(self, chunk: _Chunk) -> list[Read]:
         """The chunk's extents as reads into its buffer, one behind the other.
 
-            blocks  7 8 9    30    41 42
-            buffer  [7 8 9][30][41 42]
+        blocks  7 8 9    30    41 42
+        buffer  [7 8 9][30][41 42]
         """
         reads = []
         filled = 0
