@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h; see prctl(2)."""
@@ -22,12 +23,19 @@ def end_with_parent() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+) -> subprocess.Popen[bytes]:
     """Starts a child in a session of its own, so that a terminal's Ctrl-C reaches us alone and we choose
-    the order in which children stop. Its output goes where ours goes."""
+    the order in which children stop. Its output goes where ours goes, unless said otherwise."""
     return subprocess.Popen(
         list(command),
         stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
         env=None if environment is None else dict(environment),
         start_new_session=True,
         preexec_fn=end_with_parent,
