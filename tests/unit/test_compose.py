@@ -1,0 +1,143 @@
+"""docker-compose.yml and the image, as far as they can be checked without a container engine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from workers.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"] == "cbtfleet"]
+DOCKERFILE = (ROOT / "infra/images/Dockerfile").read_text()
+
+
+def environment(service: str) -> dict[str, str]:
+    return {**SERVICES[service].get("environment", {})}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_everything_a_service_refers_to_is_there(name: str) -> None:
+    service = SERVICES[name]
+    assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+    assert set(service.get("networks", [])) <= set(COMPOSE["networks"])
+    assert set(service.get("depends_on", {})) <= set(SERVICES)
+    assert {each["source"] for each in service.get("configs", [])} <= set(COMPOSE["configs"])
+    for volume in service.get("volumes", []):
+        source = volume.split(":")[0]
+        assert source in COMPOSE["volumes"] or (source.startswith("./") and (ROOT / source).is_dir())
+    shared = service.get("network_mode", "")
+    assert not shared or shared.removeprefix("service:") in SERVICES
+    assert not (shared and "networks" in service)
+    for needed, how in service.get("depends_on", {}).items():
+        assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[needed]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert "privileged" not in service
+    assert "cap_add" not in service
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not [port for port in service.get("ports", []) if not str(port).startswith("127.0.0.1:")]
+    if name in OURS:
+        assert service["cap_drop"] == ["ALL"]
+        assert not service["user"].removeprefix("${RUN_AS:-").startswith("0")
+
+
+def test_secrets_are_files_that_git_does_not_take() -> None:
+    for secret in COMPOSE["secrets"].values():
+        assert secret["file"].startswith("infra/compose/secrets/")
+    assert "*" in (ROOT / "infra/compose/secrets/.gitignore").read_text().split()
+    for name in SERVICES:
+        for key, value in environment(name).items():
+            assert not re.search("(?i)password|secret_access|passphrase", key), key
+            assert "@" not in value
+
+
+def test_a_worker_gets_no_key_that_reads_a_backup_and_nobody_the_private_one() -> None:
+    assert "metadata_key" not in SERVICES["worker"]["secrets"]
+    assert "CBTFLEET_REPOSITORY__METADATA_KEY_FILE" not in environment("worker")
+    assert "private_key" not in COMPOSE["secrets"]
+    private = [name for name in SERVICES if "CBTFLEET_REPOSITORY__PRIVATE_KEY_FILE" in environment(name)]
+    assert private == ["init"]
+
+
+def test_redis_keeps_what_it_is_told_and_evicts_nothing() -> None:
+    command = " ".join(SERVICES["redis"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert COMPOSE["networks"]["ledger"]["internal"] is True
+    assert SERVICES["redis"]["networks"] == ["ledger"]
+
+
+def test_workers_can_be_many() -> None:
+    for name in ("worker", "demo-worker"):
+        assert "container_name" not in SERVICES[name]
+        assert "ports" not in SERVICES[name]
+
+
+def test_only_the_demo_has_the_simulator() -> None:
+    demo = {name for name in SERVICES if name.startswith("demo-")}
+    assert all(SERVICES[name]["profiles"] == ["demo"] for name in demo)
+    assert {name for name in SERVICES if "infra.simulator" in str(SERVICES[name])} == {"demo-pool"}
+    assert not [name for name in set(SERVICES) - demo if demo & set(SERVICES[name].get("depends_on", {}))]
+
+
+@pytest.mark.parametrize("name", ["scheduler", "worker", "init"])
+def test_the_configuration_in_the_containers_loads(name: str) -> None:
+    settings = load_settings(ROOT / COMPOSE["configs"]["cbtfleet"]["file"], environment(name))
+    host, port = re.fullmatch(r"redis://(\w+):(\d+)/0", settings.redis_url()).groups()  # type: ignore[union-attr]
+    assert (host, port) == ("redis", "6379")
+    assert settings.repository.endpoint_url == "http://s3:7070"
+    assert SERVICES["s3"]["environment"]["VGW_PORT"] == ":7070"
+    mounted = {f"/run/secrets/{secret}" for secret in SERVICES[name]["secrets"]}
+    files = [settings.repository.public_key_file, settings.repository.metadata_key_file]
+    if name != "init":  # which writes them
+        files += [settings.pools["lab"].password_file, settings.pools["lab"].ca_file]
+        assert {str(path) for path in files if path} <= mounted
+
+
+def test_the_services_run_commands_that_exist() -> None:
+    from scheduler.cli import app
+
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    called = {
+        service["command"][0]
+        for name, service in SERVICES.items()
+        if name in OURS and "command" in service and "entrypoint" not in service
+    }
+    checks = {
+        service["healthcheck"]["test"][2]
+        for service in SERVICES.values()
+        if "healthcheck" in service and service["healthcheck"]["test"][1] == "cbtfleet"
+    }
+    assert called == {"scheduler", "worker"}
+    assert called | checks <= commands
+
+
+def test_the_image_is_ours_and_runs_as_nobody_special() -> None:
+    lines = DOCKERFILE.splitlines()
+    user = [line for line in lines if line.startswith("USER ")]
+    assert user == ["USER cbtfleet"]
+    bases = {line.split()[1] for line in lines if line.startswith("FROM ")}
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert bases == {"python:3.11-slim-bookworm"}
+    assert wanted == ">=3.11"
+    for line in lines:
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert (ROOT / source).exists(), source
+                assert f"!{source}" in (ROOT / "infra/images/Dockerfile.dockerignore").read_text().split()
+
+
+def test_the_server_is_one_that_is_maintained() -> None:
+    assert "minio" not in (ROOT / "docker-compose.yml").read_text().lower()
