@@ -21,7 +21,7 @@ from workers.errors import ConfigurationError
 
 DEFAULT_FILE = Path("cbtfleet.toml")
 _PREFIX = "CBTFLEET_"
-_NOT_SETTINGS = {"CBTFLEET_CONFIG", "CBTFLEET_PASSPHRASE"}
+_NOT_SETTINGS = {"CBTFLEET_CONFIG", "CBTFLEET_PASSPHRASE", "CBTFLEET_DEBUG"}
 
 ExpandedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 

@@ -192,6 +192,7 @@ def test_the_environment_wins_and_needs_no_file(folder: Path) -> None:
         CBTFLEET_POOLS__LAB__PASSWORD="12345678",
         CBTFLEET_POLICIES__NIGHTLY__INCLUDE='{ tags = ["backup"] }',
         CBTFLEET_PASSPHRASE="not a setting",
+        CBTFLEET_DEBUG="1",
         HOME="/",
     )
     assert settings.repository.url == "file:///mnt/nas"
