@@ -103,8 +103,8 @@ def _nbd_info(session: Session, vdi_ref: str, vdi_name: str) -> list[dict[str, A
             ) from failure
         if failure.code in _HOST_AWAY:
             raise NotExportable(
-                f"disk {vdi_name}: pool {session.pool} lists no NBD addresses: {_away(session, failure)} is offline "
-                "with its storage still recorded as attached; start it, or remove it from the pool",
+                f"disk {vdi_name}: pool {session.pool} lists no addresses: {_away(session, failure)} is "
+                "offline with its storage still recorded as attached; start it, or remove it from the pool",
                 temporary=True,
             ) from failure
         raise

@@ -1,6 +1,6 @@
 """Which host of a pool has which address, and which networks are there for NBD.
 
-NBD is served on the networks that have the purpose `nbd` (TLS is forced) or `insecure_nbd` (no TLS); with both in
+NBD is served on networks with the purpose `nbd` (TLS is forced) or `insecure_nbd` (no TLS); with both in
 one pool the hosts refuse every connection.
 """
 
