@@ -1,0 +1,47 @@
+"""The fleet's ledger in Redis: runs, control steps, the hosts' slots, and the streams' batches.
+
+`docs/fleet.md` draws the states and names every key.
+"""
+
+from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitable, UnknownToLedger
+from workers.fleet.ledger import Ledger
+from workers.fleet.timing import Limits, Timing
+from workers.fleet.values import (
+    Claim,
+    DiskProgress,
+    DiskWork,
+    Host,
+    Next,
+    Node,
+    Outcome,
+    RunProgress,
+    Slot,
+    Swept,
+    Verdict,
+    VmProgress,
+)
+from workers.messages import Grant, Step
+
+__all__ = [
+    "Claim",
+    "DiskProgress",
+    "DiskWork",
+    "Grant",
+    "Host",
+    "Ledger",
+    "LedgerError",
+    "LedgerUnreachable",
+    "LedgerUnsuitable",
+    "Limits",
+    "Next",
+    "Node",
+    "Outcome",
+    "RunProgress",
+    "Slot",
+    "Step",
+    "Swept",
+    "Timing",
+    "UnknownToLedger",
+    "Verdict",
+    "VmProgress",
+]

@@ -1,0 +1,90 @@
+"""Hosts with their slots, worker nodes with their processes, and grants: leave to open a connection."""
+
+from __future__ import annotations
+
+from workers.fleet.keys import KEYS, plain
+from workers.fleet.scripts import Scripts, text
+from workers.fleet.values import Host, Node, Slot, Swept
+from workers.messages import Grant
+
+MOST_CONNECTIONS = 16
+"""What one XenServer host serves over NBD, to everyone together."""
+
+
+class Grants:
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    def set_host(self, pool: str, host: str, cap: int) -> None:
+        """Registers a host, or changes its cap (1..16). Streams beyond a lowered cap run to their end."""
+        if not 1 <= cap <= MOST_CONNECTIONS:
+            raise ValueError(f"a host's cap is 1..{MOST_CONNECTIONS}, not {cap}")
+        self._scripts.call("set_host", pool, plain("host", host), cap)
+
+    def hosts(self) -> list[Host]:
+        rows = self._scripts.call("hosts")
+        hosts = []
+        for place, cap, lowered, rejects, circuit in rows:
+            pool, host = text(place).rsplit("/", 1)
+            hosts.append(Host(pool, host, cap, lowered, rejects, circuit / 1000))
+        return sorted(hosts, key=lambda host: (host.pool, host.host))
+
+    def slots(self, pool: str, host: str) -> list[Slot]:
+        """The host's slots by number, as they are now; `expires_in` is 0 for a free one."""
+        return [
+            Slot(number, text(state), text(owner), text(disk), text(run), fence, left / 1000)  # type: ignore[arg-type]
+            for number, state, owner, disk, run, fence, left in self._scripts.call("slots", pool, host)
+        ]
+
+    def node_alive(self, node: str, processes: int) -> None:
+        """Says that `node` runs `processes` worker processes; to be repeated within `Timing.node`."""
+        self._scripts.call("node_alive", plain("node", node), processes)
+
+    def node_drain(self, node: str) -> None:
+        """Takes the node out of service: its streams are told DRAIN, its processes get no grants."""
+        self._scripts.call("node_drain", plain("node", node))
+
+    def node_gone(self, node: str) -> None:
+        """Forgets the node, also that it drained. A node calls it when it starts and when it ends."""
+        self._scripts.call("node_gone", plain("node", node))
+
+    def nodes(self) -> list[Node]:
+        """The live worker nodes."""
+        rows = self._scripts.call("nodes")
+        nodes = [
+            Node(text(name), processes, busy, bool(draining)) for name, processes, busy, draining in rows
+        ]
+        return sorted(nodes, key=lambda node: node.name)
+
+    def admit(self, limit: int = 32) -> list[Grant]:
+        """Grants slots to the disks that come next. Publish each grant once; one that nobody claims within
+        `Timing.grant` is swept. Nothing is granted while `barrier_left` is not 0."""
+        return [
+            Grant(text(pool), text(host), number, fence, text(run), text(disk))
+            for pool, host, number, fence, run, disk in self._scripts.call("admit", limit)
+        ]
+
+    def sweep(self) -> Swept:
+        """Moves on every slot whose time is over. Call it about once a second, in any number of processes."""
+        return Swept(*self._scripts.call("sweep"))
+
+    def wait_for_work(self, timeout: float) -> None:
+        """Returns when there may be something to admit or to publish; at the latest after `timeout` seconds,
+        or sooner when the client's socket timeout is shorter than that."""
+        socket_timeout = self._scripts.socket_timeout
+        if socket_timeout is not None:
+            timeout = min(timeout, socket_timeout / 2)
+        self._scripts.command("BLPOP", KEYS["wake"], max(timeout, 0.01))
+
+    def barrier_left(self) -> float:
+        """Seconds until grants are given again, after Redis was started, failed over or was emptied; 0
+        normally. On a Redis that was never used this call starts the barrier, as any other does."""
+        return float(self._scripts.call("barrier_left")) / 1000
+
+    def found(self) -> bool:
+        """Declares a Redis to be new: there is nothing that it could have forgotten, so no barrier is needed.
+
+        Only for who has just created an empty Redis for himself (`cbtfleet up`, the demo). False, and without
+        effect, when the ledger was used before.
+        """
+        return bool(self._scripts.call("found"))

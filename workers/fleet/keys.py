@@ -1,0 +1,45 @@
+"""The name of every key in Redis. The Lua scripts get this same table; `docs/fleet.md` says what is inside.
+
+Names that end in a separator are followed by `<run>`, `<run>/<disk>`, `<run>/<vm>` or `<pool>/<host>`.
+"""
+
+from __future__ import annotations
+
+KEYS = {
+    "epoch": "cbtfleet:epoch",
+    "wake": "cbtfleet:wake",
+    # control plane
+    "runs": "cbtfleet:runs",
+    "run": "cbtfleet:run:",
+    "vms": "cbtfleet:vms:",
+    "vm": "cbtfleet:vm:",
+    "steps": "cbtfleet:steps",
+    "step": "cbtfleet:step:",
+    # disks
+    "disks": "cbtfleet:disks:",
+    "disk": "cbtfleet:disk:",
+    "plan": "cbtfleet:plan:",
+    "done": "cbtfleet:done:",
+    "returned": "cbtfleet:returned:",
+    "ready": "cbtfleet:ready",
+    "vtime": "cbtfleet:vtime",
+    # hosts, slots, nodes
+    "hosts": "cbtfleet:hosts",
+    "host": "cbtfleet:host:",
+    "slots": "cbtfleet:slots:",
+    "yielding": "cbtfleet:yielding",
+    "nodes": "cbtfleet:nodes",
+    "processes": "cbtfleet:processes",
+    "draining": "cbtfleet:draining",
+    "busy": "cbtfleet:busy",
+}
+
+
+def plain(what: str, value: str, *, empty: bool = False) -> str:
+    """`value`, checked to be usable inside a key: "/" separates the parts of a key.
+
+    Raises ValueError: an id with a slash is a mistake of the calling code.
+    """
+    if "/" in value or (not value and not empty):
+        raise ValueError(f"{what} {value!r}: an id must not be empty and must not hold a slash")
+    return value

@@ -1,0 +1,119 @@
+"""The ledger: the live state of all runs, in Redis, behind one class."""
+
+from __future__ import annotations
+
+import re
+
+from redis import Redis
+
+from workers.fleet.errors import LedgerUnsuitable
+from workers.fleet.grants import Grants
+from workers.fleet.runs import Runs
+from workers.fleet.scripts import RedisClient, Scripts, address, translated
+from workers.fleet.steps import Steps
+from workers.fleet.streams import Streams
+from workers.fleet.timing import Limits, Timing
+
+OLDEST_REDIS = (6, 2)
+"""What Celery 5.7 needs; also the oldest whose Lua scripts we test."""
+
+SOCKET_TIMEOUT = 10.0
+"""Seconds for one answer: half of F, so that a renewal that hangs can be sent again before the cut."""
+
+
+class Ledger:
+    """All calls of the fleet. Each is one atomic Lua script on Redis's own clock, or a plain read.
+
+    Four parts share the Redis: `Runs`, `Steps`, `Grants` and `Streams`; their methods are the ledger's.
+    Safe to share among threads and to inherit through a fork. Every call may raise LedgerUnreachable (Redis
+    does not answer), UnknownToLedger (no such run, VM or disk) or LedgerError (the call breaks a rule).
+    """
+
+    def __init__(self, redis: RedisClient, timing: Timing = Timing(), limits: Limits = Limits()) -> None:  # noqa: B008
+        scripts = Scripts(redis, timing, limits)
+        self._redis = redis
+        self.timing = timing
+        self.limits = limits
+
+        runs = Runs(scripts)
+        self.create_run = runs.create_run
+        self.add_vms = runs.add_vms
+        self.start_vm = runs.start_vm
+        self.fail_disk = runs.fail_disk
+        self.finish_vm = runs.finish_vm
+        self.end_run = runs.end_run
+        self.cancel = runs.cancel
+        self.is_cancelled = runs.is_cancelled
+        self.runs = runs.runs
+        self.run_state = runs.run_state
+        self.run_facts = runs.run_facts
+        self.run_result = runs.run_result
+        self.vm_facts = runs.vm_facts
+        self.set_vm_facts = runs.set_vm_facts
+        self.plan = runs.plan
+        self.progress = runs.progress
+
+        steps = Steps(scripts)
+        self.due_steps = steps.due_steps
+        self.claim_step = steps.claim_step
+        self.renew_step = steps.renew_step
+        self.finish_step = steps.finish_step
+        self.step_attempts = steps.step_attempts
+
+        grants = Grants(scripts)
+        self.set_host = grants.set_host
+        self.hosts = grants.hosts
+        self.slots = grants.slots
+        self.node_alive = grants.node_alive
+        self.node_drain = grants.node_drain
+        self.node_gone = grants.node_gone
+        self.nodes = grants.nodes
+        self.admit = grants.admit
+        self.sweep = grants.sweep
+        self.wait_for_work = grants.wait_for_work
+        self.barrier_left = grants.barrier_left
+        self.found = grants.found
+
+        streams = Streams(scripts)
+        self.claim = streams.claim
+        self.opened = streams.opened
+        self.take = streams.take
+        self.commit = streams.commit
+        self.renew = streams.renew
+        self.verdicts = streams.verdicts
+        self.release = streams.release
+
+    @classmethod
+    def from_url(cls, url: str, timing: Timing = Timing(), limits: Limits = Limits()) -> Ledger:  # noqa: B008
+        """Connects. Raises LedgerUnreachable when nothing answers, and LedgerUnsuitable for a bad address, a
+        Redis older than 6.2, or Redis Cluster (the scripts touch many keys at once)."""
+        try:
+            client = Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT, socket_connect_timeout=SOCKET_TIMEOUT)
+        except ValueError as error:
+            raise LedgerUnsuitable(
+                "redis.url is not an address of a Redis: write redis://host:port/db, rediss://… or unix:///path"
+            ) from error
+        try:
+            _check_suitable(client)
+        except BaseException:
+            client.close()
+            raise
+        return cls(client, timing, limits)
+
+    def close(self) -> None:
+        """Closes the connections to Redis."""
+        self._redis.close()
+
+
+def _check_suitable(client: RedisClient) -> None:
+    with translated(client):
+        server: dict[str, object] = client.info("server")
+    version = str(server["redis_version"])
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_REDIS:
+        raise LedgerUnsuitable(
+            f"Redis at {address(client)} is version {version}; cbtfleet needs 6.2 or newer"
+        )
+    if server.get("redis_mode") == "cluster":
+        raise LedgerUnsuitable(
+            f"Redis at {address(client)} is a Redis Cluster; cbtfleet needs a single master"
+        )

@@ -1,0 +1,16 @@
+-- uses: epoch, step
+-- ARGV: run, name, subject, owner, request. The fence, or nil: done, or claimed by another with a live lease.
+local id = step_id(ARGV[1], ARGV[2], ARGV[3])
+local owner, request = ARGV[4], ARGV[5]
+if not redis.call('ZSCORE', KEY.steps, id) then
+  return nil
+end
+local key = KEY.step .. id
+local claimed = redis.call('HMGET', key, 'lease', 'request', 'fence')
+if claimed[1] and tonumber(claimed[1]) > NOW then
+  return claimed[2] == request and tonumber(claimed[3]) or nil
+end
+local fence = redis.call('HINCRBY', key, 'fence', 1)
+redis.call('HSET', key, 'owner', owner, 'request', request, 'lease', NOW + TIMING.step_lease)
+redis.call('ZADD', KEY.steps, 'XX', NOW + TIMING.step_lease, id)
+return fence

@@ -1,0 +1,9 @@
+-- uses: epoch, host
+local answer = {}
+for _, place in ipairs(redis.call('SMEMBERS', KEY.hosts)) do
+  local host = read_host(place)
+  if host then
+    answer[#answer + 1] = { place, host.cap, host.lowered, host.rejects, math.max(0, host.closed_until - NOW) }
+  end
+end
+return answer

@@ -1,0 +1,116 @@
+-- uses: epoch, disk, node, wake
+-- One of a host's numbered slots. FREE -> GRANTED -> OPENING -> HELD -> QUARANTINE -> FREE, moved only by
+-- `move`. The slot's record is a field of its host's hash; the time when its state expires is its score in
+-- KEY.slots .. state.
+local STREAM = { GRANTED = true, OPENING = true, HELD = true } -- counts as a stream of its disk
+local OPENS = { GRANTED = true, OPENING = true } -- counts as an open in progress
+local CONNECTED = { OPENING = true, HELD = true } -- has an owner, whose process it keeps busy
+
+local function decode_slot(text)
+  return text and cjson.decode(text) or { state = 'FREE', fence = 0 }
+end
+
+local function read_slot(place, number)
+  local slot = decode_slot(redis.call('HGET', KEY.host .. place, number))
+  slot.place, slot.number = place, number
+  return slot
+end
+
+local function slot_id(slot)
+  return slot.place .. '/' .. slot.number
+end
+
+local function disk_id(slot)
+  return slot.run .. '/' .. slot.disk
+end
+
+local function save(slot)
+  redis.call('HSET', KEY.host .. slot.place, slot.number, cjson.encode({
+    state = slot.state, fence = slot.fence, run = slot.run, disk = slot.disk, owner = slot.owner,
+    granted = slot.granted, opened = slot.opened, taken = slot.taken, batches = slot.batches,
+    request = slot.request, answer = slot.answer, counted = slot.counted,
+  }))
+end
+
+-- `counted`: the disk was known when the slot was counted (a re-asserted slot's disk may be forgotten).
+local function count(slot, by)
+  if STREAM[slot.state] then
+    local disk = KEY.disk .. disk_id(slot)
+    if by > 0 then
+      slot.counted = redis.call('EXISTS', disk) == 1
+    end
+    if slot.counted then
+      redis.call('HINCRBY', disk, 'streams', by)
+      if OPENS[slot.state] then
+        redis.call('HINCRBY', disk, 'opening', by)
+      end
+    end
+  end
+  if CONNECTED[slot.state] and redis.call('HINCRBY', KEY.busy, node_of(slot.owner), by) == 0 then
+    redis.call('HDEL', KEY.busy, node_of(slot.owner))
+  end
+end
+
+-- The one place where a slot changes its state. Reservations do not outlive the holder's lease.
+local function move(slot, state, expires)
+  count(slot, -1)
+  redis.call('ZREM', KEY.slots .. slot.state, slot_id(slot))
+  if CONNECTED[slot.state] and not CONNECTED[state] then
+    redis.call('ZREM', KEY.yielding, slot_id(slot))
+    give_back(disk_id(slot), slot.batches)
+    slot.batches = {}
+  end
+  slot.state = state
+  if state == 'FREE' then
+    slot.run, slot.disk, slot.owner, slot.granted, slot.opened = nil, nil, nil, nil, nil
+    slot.taken, slot.batches, slot.request, slot.answer, slot.counted = nil, nil, nil, nil, nil
+  else
+    redis.call('ZADD', KEY.slots .. state, expires, slot_id(slot))
+  end
+  count(slot, 1)
+  save(slot)
+end
+
+local function renew_lease(slot)
+  redis.call('ZADD', KEY.slots .. slot.state, 'XX', NOW + TIMING.lease, slot_id(slot))
+end
+
+-- A grant in six arguments, the first one at ARGV[i].
+local function grant_at(i)
+  return {
+    place = ARGV[i] .. '/' .. ARGV[i + 1], number = tonumber(ARGV[i + 2]), fence = tonumber(ARGV[i + 3]),
+    run = ARGV[i + 4], disk = ARGV[i + 5],
+  }
+end
+
+-- The grant's slot when its caller holds it, else nil.
+--
+--   stored fence   stored state       outside a barrier   during a barrier
+--   equal          OPENING, HELD      held                held
+--   equal          GRANTED            no                  re-asserted (Redis lost the claim)
+--   equal          QUARANTINE, FREE   no                  no: the grant ended, Redis never knows too much
+--   lower or none  any                no                  re-asserted (Redis lost the grant)
+--   higher         any                no                  no: someone was granted it later
+local function own(grant, owner)
+  local slot = read_slot(grant.place, grant.number)
+  if slot.fence == grant.fence then
+    if slot.run ~= grant.run or slot.disk ~= grant.disk then
+      return nil
+    end
+    if CONNECTED[slot.state] then
+      return slot
+    end
+    if BARRIER == 0 or slot.state ~= 'GRANTED' then
+      return nil
+    end
+  elseif BARRIER == 0 or slot.fence > grant.fence then
+    return nil
+  end
+  if slot.state ~= 'FREE' then
+    move(slot, 'FREE')
+  end
+  slot.fence, slot.run, slot.disk, slot.owner = grant.fence, grant.run, grant.disk, owner
+  slot.granted, slot.opened, slot.taken, slot.batches = NOW, NOW, 0, {}
+  move(slot, 'HELD', NOW + TIMING.lease)
+  return slot
+end

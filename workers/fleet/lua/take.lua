@@ -1,0 +1,7 @@
+-- uses: epoch, verdict
+-- ARGV: grant, owner, request.
+local slot = own(grant_at(1), ARGV[7])
+if not slot then
+  return { 'FENCE', -1 }
+end
+return answer(slot, read_disk(disk_id(slot)), ARGV[8])

@@ -1,0 +1,140 @@
+"""Loads the Lua scripts, runs them, and is the one place where exceptions of redis-py become ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redis import exceptions
+
+from workers.fleet.errors import LedgerError, LedgerUnreachable, UnknownToLedger
+from workers.fleet.keys import KEYS
+from workers.fleet.timing import Limits, Timing
+
+FOLDER = Path(__file__).with_name("lua")
+PRELUDES = "prelude"
+
+RedisClient = Any
+"""A `redis.Redis` that does not decode responses. Its own annotations mix the answers of the synchronous
+and the asynchronous client, so they cannot be checked against."""
+
+
+class Scripts:
+    """The scripts of `lua/` by name, on one Redis, with one set of durations and limits."""
+
+    def __init__(self, client: RedisClient, timing: Timing, limits: Limits) -> None:
+        if client.get_connection_kwargs().get("decode_responses"):
+            raise ValueError(
+                "the ledger needs a Redis client that does not decode responses: plans are bytes"
+            )
+        self._client = client
+        self.timing = timing
+        self.limits = limits
+
+    def call(self, name: str, *arguments: str | bytes | int | float) -> Any:
+        """Runs `lua/<name>.lua`. Raises LedgerUnreachable, UnknownToLedger or LedgerError."""
+        script = self._client.register_script(compose(FOLDER, name, self.timing, self.limits))
+        with translated(self._client):
+            return script(args=arguments)
+
+    @property
+    def socket_timeout(self) -> float | None:
+        timeout: float | None = self._client.get_connection_kwargs().get("socket_timeout")
+        return timeout
+
+    def command(self, *parts: str | bytes | int | float) -> Any:
+        """One plain Redis command."""
+        with translated(self._client):
+            return self._client.execute_command(*parts)
+
+    def commands(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Several plain commands in one round trip, not atomic."""
+        with translated(self._client), self._client.pipeline(transaction=False) as pipeline:
+            for parts in commands:
+                pipeline.execute_command(*parts)
+            answers: list[Any] = pipeline.execute()
+            return answers
+
+
+@functools.cache
+def compose(folder: Path, name: str, timing: Timing, limits: Limits) -> str:
+    """One script's full text: the constants, the preludes it uses, itself.
+
+    A script names its preludes in its first line, `-- uses: slot, wake`; a prelude may use others.
+    """
+    order: list[str] = []
+    body = _with_preludes(folder, folder / f"{name}.lua", order)
+    return "\n".join([_constants(timing, limits), *order, body])
+
+
+def _with_preludes(folder: Path, path: Path, order: list[str]) -> str:
+    text = path.read_text(encoding="utf-8")
+    uses = re.match(r"-- uses: (.+)\n", text)
+    for prelude in uses[1].split(", ") if uses else []:
+        source = _with_preludes(folder, folder / PRELUDES / f"{prelude}.lua", order)
+        if source not in order:
+            order.append(source)
+    return text
+
+
+def _constants(timing: Timing, limits: Limits) -> str:
+    milliseconds = {field: round(seconds * 1000) for field, seconds in dataclasses.asdict(timing).items()}
+    return "\n".join(
+        f"local {name} = {{{', '.join(f'{key}={_literal(value)}' for key, value in table.items())}}}"
+        for name, table in (("TIMING", milliseconds), ("LIMIT", dataclasses.asdict(limits)), ("KEY", KEYS))
+    )
+
+
+def _literal(value: str | int | float) -> str:
+    return f"'{value}'" if isinstance(value, str) else repr(value)
+
+
+def request_id() -> str:
+    """Names one call, so that redis-py sending it twice after a lost answer has the effect of once."""
+    return secrets.token_hex(8)
+
+
+def text(value: bytes | None) -> str:
+    return value.decode() if value is not None else ""
+
+
+@contextmanager
+def translated(client: RedisClient) -> Iterator[None]:
+    """Turns redis-py's exceptions into ours; the texts name the server's address, never its password."""
+    try:
+        yield
+    except exceptions.AuthenticationError as error:
+        raise LedgerUnreachable(f"Redis at {address(client)} refuses the user name or password") from error
+    except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+        raise LedgerUnreachable(f"Redis at {address(client)} does not answer: {_reason(error)}") from error
+    except exceptions.ReadOnlyError as error:
+        raise LedgerUnreachable(
+            f"Redis at {address(client)} is a read-only replica (a failover?); the ledger needs the master"
+        ) from error
+    except exceptions.OutOfMemoryError as error:  # type: ignore[attr-defined,unused-ignore]
+        raise LedgerUnreachable(
+            f"Redis at {address(client)} is out of memory: raise its maxmemory (policy noeviction)"
+        ) from error
+    except exceptions.ResponseError as error:
+        refusal = re.match(r"(LEDGER|UNKNOWN) (.*)", str(error))
+        if refusal is None:
+            raise LedgerError(f"Redis at {address(client)} failed a ledger call: {_reason(error)}") from error
+        raise (UnknownToLedger if refusal[1] == "UNKNOWN" else LedgerError)(refusal[2]) from error
+
+
+def address(client: RedisClient) -> str:
+    """Where the client connects to, without user name and password."""
+    known = client.get_connection_kwargs()
+    return str(known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}")
+
+
+def _reason(error: Exception) -> str:
+    """The exception's first line, short: a person reads it."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,38 @@
+"""Control steps: published as messages, claimed with a lease, published again until someone finishes them."""
+
+from __future__ import annotations
+
+from workers.fleet.keys import KEYS, plain
+from workers.fleet.scripts import Scripts, request_id, text
+from workers.messages import Step
+
+
+class Steps:
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    def due_steps(self, limit: int = 64) -> list[Step]:
+        """Steps to publish now: new ones, and those whose lease or whose last publication is too old. Each
+        is marked, so that no dispatcher publishes it again within `Timing.step_republish`."""
+        return [Step(*text(step).rsplit("/", 2)) for step in self._scripts.call("due_steps", limit)]
+
+    def claim_step(self, step: Step, owner: str) -> int | None:
+        """A fence, good for one try at the step; None when it is done or another's lease is live."""
+        fence = self._scripts.call("claim_step", *_parts(step), owner, request_id())
+        return None if fence is None else int(fence)
+
+    def renew_step(self, step: Step, fence: int) -> bool:
+        """Extends the claim by `Timing.step_lease`; False when someone else claimed or finished the step."""
+        return bool(self._scripts.call("renew_step", *_parts(step), fence))
+
+    def finish_step(self, step: Step, fence: int) -> bool:
+        """Removes the step; False when it was no longer the caller's."""
+        return bool(self._scripts.call("finish_step", *_parts(step), fence))
+
+    def step_attempts(self, step: Step) -> int:
+        """How often the step was claimed; 0 when it is done or not claimed yet."""
+        return int(self._scripts.command("HGET", KEYS["step"] + "/".join(_parts(step)), "fence") or 0)
+
+
+def _parts(step: Step) -> tuple[str, str, str]:
+    return step.run, plain("step", step.name), plain("subject", step.subject, empty=True)

@@ -1,0 +1,105 @@
+"""Every duration and every limit of the fleet, each in one place and with its reason.
+
+`Timing` is in seconds; `Limits` are counts. Both are baked into the Lua scripts, so all processes of one
+fleet must run with the same values. How the durations depend on each other is checked when a `Timing` is
+made: a bounded model check of the slot machine found a violation for each of these rules left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    grant: float = 15.0
+    """GRANTED until claimed. Longer than a message waits when no more grants are out than idle processes;
+    a lost message costs this long once."""
+
+    lease: float = 30.0
+    """L: OPENING and HELD without news from the holder. Six renewals may fail before it runs out."""
+
+    renew_every: float = 5.0
+    """How often a worker node renews all its slots in one call."""
+
+    cut_after: float = 20.0
+    """F: a holder cuts its own socket so long after the *send* time of its last answered renew (monotonic
+    clock). F <= L, so its connection ends before its slot can be given away."""
+
+    quarantine: float = 30.0
+    """Q: a slot whose holder vanished, was rejected or failed stays empty so long: the host frees its side
+    (VBD unplug and destroy) late, and nobody saw the connection end."""
+
+    linger: float = 5.0
+    """A slot whose connection was closed to EOF stays empty so long: the host's own count falls only after
+    VBD unplug, up to seconds after the close."""
+
+    barrier: float = 60.0
+    """B: no new grant so long after Redis restarted, failed over or was emptied, while the holders that
+    Redis forgot re-assert their slots. At least L + Q; add the replication lag when there are replicas."""
+
+    node: float = 15.0
+    """A worker node that has not called `node_alive` for so long counts as gone: three missed calls."""
+
+    quantum: float = 60.0
+    """A stream keeps its connection so long before it must yield to disks that have none: an open costs the
+    host a VBD plug (seconds), so shorter turns would waste it."""
+
+    retry_first: float = 2.0
+    """Back-off of a disk after its first failed stream; doubles with every further one."""
+
+    retry_longest: float = 60.0
+    """The longest back-off of a disk: about the time a host needs to come back from a toolstack restart."""
+
+    cap_recovery: float = 300.0
+    """A host's lowered cap rises by one so often: whoever else uses its connections (another backup tool)
+    holds them for minutes."""
+
+    circuit: float = 60.0
+    """No opens so long on a host that rejects although we hold nothing there."""
+
+    step_lease: float = 60.0
+    """A claimed control step without news from its claimant. Renew it every 20 s."""
+
+    step_republish: float = 5.0
+    """A published control step that nobody claimed is published again: its message was lost or is queued."""
+
+    keep_ended: float = 7 * 86400.0
+    """Ended runs stay in Redis so long, for `cbtfleet runs` and `status`; their result is in the bucket."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "renew_every x 2 < cut_after": self.renew_every * 2 < self.cut_after,
+            "cut_after <= lease": self.cut_after <= self.lease,
+            "barrier >= lease + quarantine": self.barrier >= self.lease + self.quarantine,
+            "barrier >= grant": self.barrier >= self.grant,
+            "linger <= quarantine": self.linger <= self.quarantine,
+        }
+        broken = [rule for rule, kept in rules.items() if not kept]
+        if broken:
+            raise ValueError(f"unsafe timing: {', '.join(broken)} does not hold")
+
+
+@dataclass(frozen=True)
+class Limits:
+    opens_per_host: int = 2
+    """GRANTED and OPENING slots of a host at once: each open is a VBD plug in its control domain.
+    Of a disk it is always one: parallel opens of one disk raced in the storage manager."""
+
+    reserve: int = 3
+    """Batches a stream may hold: one being read, one sealed, one uploaded (96 MiB of disk to do again)."""
+
+    quantum_batches: int = 64
+    """The other end of a stream's turn: 64 batches are 2 GiB."""
+
+    batches_per_extra_stream: int = 4
+    """A further stream of a disk must find so many batches for each stream, or its open does not pay."""
+
+    attempts: int = 5
+    """Streams of a disk that may fail in a row, with no batch committed between, before the disk fails."""
+
+    spare_grants: float = 0.1
+    """Grants published beyond the idle processes, as a share of them: hides the queue's latency."""
+
+    rejects_to_open: int = 5
+    """Rejected opens in a row, while we hold nothing on the host, before its circuit opens."""

@@ -1,0 +1,171 @@
+"""The values that cross the ledger's interface. Sizes are in bytes, times in seconds since 1970."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+Json: TypeAlias = Any
+"""Whatever `json` can write; opaque to the ledger."""
+
+Facts: TypeAlias = dict[str, Json]
+
+
+@dataclass(frozen=True)
+class DiskWork:
+    """One disk of one run: what there is to read, and which hosts can serve it.
+
+    `disk` is the live VDI's uuid, `snapshot` the uuid of the VDI snapshot to read, `hosts` the uuids of the
+    hosts that see it, `plan` the packed `workers.extents.Plan`. A disk of twice the `weight` gets twice the
+    batches while others wait.
+    """
+
+    run: str
+    vm: str
+    disk: str
+    pool: str
+    snapshot: str
+    virtual_size: int
+    batches: int
+    hosts: tuple[str, ...]
+    weight: float = 1.0
+    facts: Facts = field(default_factory=dict)
+    plan: bytes = field(default=b"", repr=False)
+
+
+class Verdict(StrEnum):
+    """What a stream does next. Below FENCE, the first one that is true is given."""
+
+    FENCE = "FENCE"
+    """The slot is no longer yours: cut the connection at once; nothing was counted."""
+    CANCEL = "CANCEL"
+    """The run was cancelled, or the ledger does not know it any more: stop, drop what you hold, release."""
+    EMPTY = "EMPTY"
+    """Nothing left to reserve for this disk: finish what you hold, then release."""
+    DRAIN = "DRAIN"
+    """Your node is stopping: finish what you hold, then release."""
+    YIELD = "YIELD"
+    """Your turn is over and another disk waits for it: finish what you hold, then release."""
+    CONTINUE = "CONTINUE"
+    """Read `batch`; without one you hold as many as a stream may, so commit first."""
+
+
+@dataclass(frozen=True)
+class Next:
+    verdict: Verdict
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claimed grant: the disk (without its plan: `Ledger.plan`), and how often to renew the lease."""
+
+    work: DiskWork
+    lease: float
+    renew_every: float
+    cut_after: float
+
+
+class Outcome(StrEnum):
+    """How a stream's connection ended."""
+
+    CLEAN = "CLEAN"
+    """Closed to EOF, or never opened."""
+    BUSY = "BUSY"
+    """Rejected before the greeting: the host serves as many clients as it can."""
+    FAILED = "FAILED"
+    """Anything that another attempt, perhaps on another host, may survive."""
+    FATAL = "FATAL"
+    """No attempt can succeed: the disk fails now."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    number: int
+    state: Literal["FREE", "GRANTED", "OPENING", "HELD", "QUARANTINE"]
+    owner: str
+    disk: str
+    run: str
+    fence: int
+    expires_in: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """`lowered`: by how much its cap is lowered after rejected opens; `circuit_left`: seconds until an open
+    is tried again on a host that rejects although we hold nothing there (0: not so)."""
+
+    pool: str
+    host: str
+    cap: int
+    lowered: int
+    rejects: int
+    circuit_left: float
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    processes: int
+    busy: int
+    draining: bool
+
+
+@dataclass(frozen=True)
+class Swept:
+    unclaimed: int
+    """Grants that nobody claimed: their slots are free again."""
+    lost: int
+    """Slots whose holder stopped renewing: in quarantine, their batches returned."""
+    freed: int
+    """Slots whose quarantine is over."""
+    nodes: int
+    """Worker nodes that stopped reporting."""
+
+
+@dataclass(frozen=True)
+class DiskProgress:
+    disk: str
+    vm: str
+    state: Literal["streaming", "complete", "failed", "cancelled"]
+    batches: int
+    done: int
+    read_bytes: int
+    stored_bytes: int
+    started: float
+    ended: float | None
+    streams: int
+    attempts: int
+    """Failed streams in a row since the last committed batch."""
+    error: str | None
+    """Why it failed; while it streams, what went wrong last."""
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class VmProgress:
+    vm: str
+    state: Literal["planning", "streaming", "finishing", "finished"]
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    run: str
+    state: Literal["planning", "running", "ended"]
+    cancelled: bool
+    created: float
+    ended: float | None
+    vms: list[VmProgress]
+    disks: list[DiskProgress]
+
+
+def pack_facts(facts: Facts) -> str:
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def unpack_facts(packed: bytes | None) -> Facts:
+    facts: Facts = json.loads(packed) if packed else {}
+    return facts
