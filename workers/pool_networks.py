@@ -169,9 +169,9 @@ def mixed_text(pool: str) -> str:
 
 
 def all_records(session: Session, kind: str) -> Records:
-    records = session.call(f"{kind}.getall_records")
+    records = session.call(f"{kind}.get_all_records")
     if not isinstance(records, dict):
-        raise BadAnswer(f"pool {session.pool}: {kind}.getall_records is not a map")
+        raise BadAnswer(f"pool {session.pool}: {kind}.get_all_records is not a map")
     return records
 
 

@@ -189,6 +189,7 @@ _numbers = itertools.count(1)
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     timeout = 20
     xapi: XapiServer
 

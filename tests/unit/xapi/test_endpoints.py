@@ -1,0 +1,284 @@
+"""From the addresses that XAPI gives to hosts, and what is said when there are none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from workers.endpoints import NotExportable, explain_pool_nbd, nbd_endpoints
+from workers.xapi import BadAnswer, Session, XapiFailure
+
+VDI = "OpaqueRef:vdi"
+EXPORT = "/8a3b?session_id=OpaqueRef:live-credential"
+
+
+def _host(name: str, address: str) -> dict[str, Any]:
+    return {
+        "uuid": f"uuid-{name}",
+        "name_label": name,
+        "hostname": name,
+        "address": address,
+        "metrics": f"OpaqueRef:metrics-{name}",
+    }
+
+
+def _pif(host: str, network: str, ip: str, *ipv6: str, attached: bool = True) -> dict[str, Any]:
+    return {
+        "host": f"OpaqueRef:{host}",
+        "network": f"OpaqueRef:{network}",
+        "IP": ip,
+        "IPv6": list(ipv6),
+        "currently_attached": attached,
+    }
+
+
+POOL: dict[str, Any] = {
+    "host": {"OpaqueRef:a": _host("a", "10.0.0.1"), "OpaqueRef:b": _host("b", "10.0.0.2")},
+    "host_metrics": {"OpaqueRef:metrics-a": {"live": True}, "OpaqueRef:metrics-b": {"live": True}},
+    "network": {
+        "OpaqueRef:management": {"uuid": "uuid-m", "name_label": "management", "purpose": []},
+        "OpaqueRef:backup": {"uuid": "uuid-n", "name_label": "backup", "purpose": ["nbd"]},
+    },
+    "PIF": {
+        "OpaqueRef:p1": _pif("a", "management", "10.0.0.1"),
+        "OpaqueRef:p2": _pif("b", "management", "10.0.0.2"),
+        "OpaqueRef:p3": _pif("a", "backup", "10.1.0.1", "fd00::1/64", "fe80::1/64"),
+        "OpaqueRef:p4": _pif("b", "backup", "10.1.0.2"),
+    },
+    "PBD": {
+        "OpaqueRef:pbd-a": {"host": "OpaqueRef:a", "SR": "OpaqueRef:sr", "currently_attached": True},
+        "OpaqueRef:pbd-b": {"host": "OpaqueRef:b", "SR": "OpaqueRef:sr", "currently_attached": True},
+        "OpaqueRef:pbd-c": {"host": "OpaqueRef:b", "SR": "OpaqueRef:other", "currently_attached": True},
+    },
+}
+
+
+def _info(address: str, subject: str = "xen", cert: str = "PEM", port: Any = "10809") -> dict[str, Any]:
+    return {"address": address, "port": port, "exportname": EXPORT, "cert": cert, "subject": subject}
+
+
+@pytest.fixture
+def pool(xapi: Any) -> dict[str, Any]:
+    """The pool's records, to be changed by the test."""
+    records = copy.deepcopy(POOL)
+    for kind in records:
+        xapi.handlers[f"{kind}.get_all_records"] = lambda kind=kind: records[kind]
+    xapi.handlers["VDI.get_SR"] = lambda _: "OpaqueRef:sr"
+    xapi.handlers["SR.get_name_label"] = lambda _: "NFS 1"
+    xapi.handlers["host.get_name_label"] = lambda ref: records["host"][ref]["name_label"]
+    return records
+
+
+@pytest.fixture
+def session(xapi: Any) -> Iterator[Session]:
+    with Session.login("lab", xapi.settings()) as session:
+        yield session
+
+
+def _refused(session: Session) -> NotExportable:
+    with pytest.raises(NotExportable) as caught:
+        nbd_endpoints(session, VDI, "web root")
+    assert "web root" in str(caught.value)
+    assert "OpaqueRef" not in str(caught.value)
+    return caught.value
+
+
+def test_each_address_belongs_to_its_host_and_ipv6_comes_last(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    infos = [
+        _info("fd00:0::1/64"),
+        _info("10.1.0.2"),
+        _info("fe80::1/64"),
+        _info("10.1.0.1"),
+        _info("10.1.0.1"),
+    ]
+    xapi.say("VDI.get_nbd_info", infos)
+    found = nbd_endpoints(session, VDI, "web root")
+    assert [(e.host, e.host_name, e.address, e.port, e.tls) for e in found] == [
+        ("uuid-a", "a", "10.1.0.1", 10809, True),
+        ("uuid-b", "b", "10.1.0.2", 10809, True),
+        ("uuid-a", "a", "fd00::1", 10809, True),
+    ]
+    assert found[0].export_name == EXPORT
+    assert "credential" not in repr(found)
+    assert xapi.methods()[1:] == [
+        "VDI.get_nbd_info",
+        "host.get_all_records",
+        "PIF.get_all_records",
+        "network.get_all_records",
+    ]
+
+
+def test_insecure_networks_are_read_without_tls_and_said_once(
+    xapi: Any, pool: dict[str, Any], session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool["network"]["OpaqueRef:backup"]["purpose"] = ["insecure_nbd"]
+    for _ in range(2):
+        xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
+        assert [e.tls for e in nbd_endpoints(session, VDI, "web root")] == [False]
+    assert len(caplog.records) == 1
+    assert "without encryption" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "subject", "host"),
+    [
+        ("10.0.0.2", "xen", "uuid-b"),
+        ("192.0.2.5", "b", "uuid-b"),
+        ("192.0.2.5", "A.example.org", "uuid-a"),
+        ("xen-a.example", "a.example.org", "uuid-a"),
+    ],
+)
+def test_an_address_without_a_pif_is_found_by_host_address_or_certificate(
+    xapi: Any, pool: dict[str, Any], session: Session, address: str, subject: str, host: str
+) -> None:
+    for ref in ("OpaqueRef:p1", "OpaqueRef:p2"):
+        del pool["PIF"][ref]
+    xapi.say("VDI.get_nbd_info", [_info(address, subject)])
+    assert [(e.host, e.tls) for e in nbd_endpoints(session, VDI, "web root")] == [(host, True)]
+
+
+def test_an_address_that_two_hosts_claim_goes_by_the_plugged_pif_then_the_name(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    pool["PIF"]["OpaqueRef:p5"] = _pif("b", "backup", "10.1.0.1", attached=False)
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
+    assert [e.host for e in nbd_endpoints(session, VDI, "web root")] == ["uuid-a"]
+    pool["PIF"]["OpaqueRef:p5"]["currently_attached"] = True
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1", "b.example")])
+    assert [e.host for e in nbd_endpoints(session, VDI, "web root")] == ["uuid-b"]
+
+
+def test_unknown_addresses_are_left_out_and_none_left_is_an_error(
+    xapi: Any, pool: dict[str, Any], session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    xapi.say("VDI.get_nbd_info", [_info("192.0.2.5"), _info("10.1.0.1")], [_info("192.0.2.5")])
+    assert [e.address for e in nbd_endpoints(session, VDI, "web root")] == ["10.1.0.1"]
+    assert "192.0.2.5 belongs to no known host" in caplog.text
+    assert "none of its NBD addresses (192.0.2.5) belongs to a host" in str(_refused(session))
+
+
+def _unplug_storage(pool: dict[str, Any]) -> None:
+    for ref in ("OpaqueRef:pbd-a", "OpaqueRef:pbd-b"):
+        pool["PBD"][ref]["currently_attached"] = False
+
+
+def _lose_hosts_with_storage(pool: dict[str, Any]) -> None:
+    pool["PBD"]["OpaqueRef:pbd-a"]["currently_attached"] = False
+    pool["host_metrics"]["OpaqueRef:metrics-b"]["live"] = False
+
+
+def _drop_purpose(pool: dict[str, Any]) -> None:
+    pool["network"]["OpaqueRef:backup"]["purpose"] = []
+
+
+def _mix_purposes(pool: dict[str, Any]) -> None:
+    pool["network"]["OpaqueRef:management"]["purpose"] = ["insecure_nbd"]
+
+
+def _unplug_pifs(pool: dict[str, Any]) -> None:
+    pool["PIF"]["OpaqueRef:p3"]["currently_attached"] = False
+    pool["PIF"]["OpaqueRef:p4"]["IP"] = ""
+
+
+def _other_host_only(pool: dict[str, Any]) -> None:
+    pool["PBD"]["OpaqueRef:pbd-b"]["currently_attached"] = False
+    pool["PIF"]["OpaqueRef:p3"]["currently_attached"] = False
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (_unplug_storage, 'its storage "NFS 1" has no plugged PBD on a live host'),
+        (_lose_hosts_with_storage, 'its storage "NFS 1" has no plugged PBD on a live host'),
+        (
+            _drop_purpose,
+            "no network of pool lab has an NBD purpose; on the pool's master: xe network-param-add",
+        ),
+        (_mix_purposes, "remove one of the two"),
+        (_unplug_pifs, "no host that has its storage (a, b) has a plugged PIF with an IP address"),
+        (_other_host_only, "no host that has its storage (a) has a plugged PIF with an IP address"),
+        (lambda pool: None, "all conditions hold now"),
+    ],
+)
+def test_no_address_names_the_condition_that_fails(
+    xapi: Any, pool: dict[str, Any], session: Session, change: Any, text: str
+) -> None:
+    change(pool)
+    xapi.say("VDI.get_nbd_info", [])
+    assert text in str(_refused(session))
+
+
+def test_mixed_purposes_are_refused_although_addresses_come(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    _mix_purposes(pool)
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
+    assert "refuse every NBD connection" in str(_refused(session))
+
+
+def test_a_disk_without_data(xapi: Any, pool: dict[str, Any], session: Session) -> None:
+    xapi.say("VDI.get_nbd_info", xapi.fail("VDI_INCOMPATIBLE_TYPE", VDI, "CBT metadata"))
+    refused = _refused(session)
+    assert "does not export a disk of this type" in str(refused)
+    assert not refused.temporary
+
+
+@pytest.mark.parametrize(("ref", "who"), [("OpaqueRef:b", "host b is offline"), (None, "a host is offline")])
+def test_one_host_away_fails_them_all_and_is_named(
+    xapi: Any, pool: dict[str, Any], session: Session, ref: str | None, who: str
+) -> None:
+    xapi.say("VDI.get_nbd_info", xapi.fail("HOST_OFFLINE", *([ref] if ref else [])))
+    refused = _refused(session)
+    assert who in str(refused)
+    assert refused.temporary
+
+
+def test_other_failures_pass_through(xapi: Any, pool: dict[str, Any], session: Session) -> None:
+    xapi.say("VDI.get_nbd_info", xapi.fail("HANDLE_INVALID", "VDI", VDI))
+    with pytest.raises(XapiFailure, match="the object is gone"):
+        nbd_endpoints(session, VDI, "web root")
+
+
+@pytest.mark.parametrize(
+    "answer", ["", {"a": "b"}, ["text"], [{"address": "10.1.0.1"}], [_info("10.1.0.1", port="x")]]
+)
+def test_an_odd_answer(xapi: Any, pool: dict[str, Any], session: Session, answer: Any) -> None:
+    xapi.say("VDI.get_nbd_info", answer)
+    with pytest.raises(BadAnswer, match="web root"):
+        nbd_endpoints(session, VDI, "web root")
+
+
+def test_a_pool_that_is_ready_is_explained(pool: dict[str, Any], session: Session) -> None:
+    found = explain_pool_nbd(session)
+    assert [(n.name, n.purpose) for n in found.networks] == [("backup", "nbd")]
+    assert [(h.name, h.live, h.addresses) for h in found.hosts] == [
+        ("a", True, ("10.1.0.1",)),
+        ("b", True, ("10.1.0.2",)),
+    ]
+    assert found.problems == ()
+    assert not found.mixed
+
+
+@pytest.mark.parametrize(
+    ("change", "problems"),
+    [
+        (_drop_purpose, ["no network of pool lab has an NBD purpose"]),
+        (_mix_purposes, ["remove one of the two"]),
+        (_unplug_pifs, ["host a has no plugged PIF", "host b has no plugged PIF"]),
+        (_lose_hosts_with_storage, ["host b is offline"]),
+    ],
+)
+def test_what_is_missing_is_explained(
+    pool: dict[str, Any], session: Session, change: Any, problems: list[str]
+) -> None:
+    change(pool)
+    found = explain_pool_nbd(session)
+    assert len(found.problems) == len(problems)
+    for said, expected in zip(found.problems, problems, strict=True):
+        assert expected in said
+    assert found.mixed is (change is _mix_purposes)

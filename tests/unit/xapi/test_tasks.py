@@ -1,0 +1,155 @@
+"""Calls that run as tasks: waiting for them, their results and failures, and leaving none behind."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from workers.xapi import AnswerLost, BadAnswer, CallTimedOut, Session, SessionLost, XapiFailure
+
+TASK = "OpaqueRef:task"
+
+
+def _record(status: str, result: str = "", *error_info: str) -> dict[str, Any]:
+    return {"status": status, "result": result, "error_info": list(error_info), "progress": 1.0}
+
+
+@pytest.fixture
+def session(xapi: Any) -> Iterator[Session]:
+    xapi.handlers["Async.VM.snapshot"] = lambda *_: TASK
+    with Session.login("lab", xapi.settings()) as session:
+        yield session
+    assert xapi.sessions == set()
+
+
+@pytest.mark.parametrize(
+    ("result", "decoded"),
+    [
+        ("<value>OpaqueRef:new</value>", "OpaqueRef:new"),
+        ("<value><string>a &lt;b&gt; &amp; c</string></value>", "a <b> & c"),
+        ("<value/>", ""),
+        ("<value></value>", ""),
+        ("", ""),
+    ],
+)
+def test_results(xapi: Any, session: Session, result: str, decoded: str) -> None:
+    xapi.say("task.get_record", _record("pending"), _record("success", result))
+    assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new", 1 << 40) == decoded
+    assert xapi.calls[1][1][1:] == ("OpaqueRef:vm", "new", str(1 << 40))
+    assert xapi.methods()[1:] == ["Async.VM.snapshot", "task.get_record", "task.get_record", "task.destroy"]
+
+
+def test_a_fast_task_is_not_kept_waiting(xapi: Any, session: Session) -> None:
+    ends = time.monotonic() + 0.1
+
+    def get_record(_: str) -> dict[str, Any]:
+        return _record("success", "<value>x</value>") if time.monotonic() > ends else _record("pending")
+
+    xapi.handlers["task.get_record"] = get_record
+    began = time.monotonic()
+    session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert time.monotonic() - began < 1
+    assert xapi.methods().count("task.get_record") <= 5
+
+
+def test_polls_become_rarer(xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("workers.xapi.time.sleep", pauses.append)
+    xapi.say("task.get_record", *[_record("pending")] * 14, _record("success"))
+    session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert pauses[0] == pytest.approx(0.05)
+    assert pauses[-1] == 2
+    assert all(earlier <= later for earlier, later in itertools.pairwise(pauses))
+
+
+def test_a_failed_task(xapi: Any, session: Session) -> None:
+    xapi.say("task.get_record", _record("failure", "", "SR_BACKEND_FAILURE_44", "", "no space", "stderr"))
+    with pytest.raises(XapiFailure, match="storage repository is full") as caught:
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert (caught.value.code, caught.value.method) == ("SR_BACKEND_FAILURE_44", "VM.snapshot")
+    assert xapi.methods()[-1] == "task.destroy"
+    assert "task.cancel" not in xapi.methods()
+
+
+@pytest.mark.parametrize(("status", "code"), [("cancelled", "TASK_CANCELLED"), ("failure", "INTERNAL_ERROR")])
+def test_an_end_without_reason(xapi: Any, session: Session, status: str, code: str) -> None:
+    xapi.say("task.get_record", _record("cancelling"), _record(status))
+    with pytest.raises(XapiFailure) as caught:
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert caught.value.code == code
+    assert xapi.methods()[-1] == "task.destroy"
+
+
+def test_the_deadline_cancels_and_destroys(xapi: Any, session: Session) -> None:
+    xapi.handlers["task.get_record"] = lambda _: _record("pending")
+    with pytest.raises(CallTimedOut, match=r"VM\.snapshot did not end in time; its task was asked to cancel"):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new", deadline=0.3)
+    assert xapi.methods()[-2:] == ["task.cancel", "task.destroy"]
+
+
+def test_a_call_without_task_mode(xapi: Any, session: Session) -> None:
+    xapi.say("Async.VDI.get_nbd_info", xapi.fail("Fault", "No async mode for this operation (get_nbd_info)"))
+    with pytest.raises(XapiFailure, match="cannot run as a task"):
+        session.call_async("VDI.get_nbd_info", "OpaqueRef:vdi")
+    assert "task.destroy" not in xapi.methods()
+
+
+def test_broken_polls_are_repeated_and_the_task_runs_once(xapi: Any, session: Session) -> None:
+    xapi.say(
+        "task.get_record",
+        xapi.drop(),
+        xapi.drop(),
+        xapi.body(b"", 500),
+        _record("success", "<value>x</value>"),
+    )
+    assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "x"
+    assert xapi.methods().count("Async.VM.snapshot") == 1
+
+
+def test_polls_that_stay_broken(xapi: Any, session: Session) -> None:
+    xapi.say("task.get_record", *[xapi.drop()] * 9)
+    with pytest.raises(AnswerLost):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert xapi.methods().count("task.get_record") == 4
+    assert xapi.methods()[-2:] == ["task.cancel", "task.destroy"]
+
+
+def test_a_lost_answer_of_the_start_is_not_asked_for_again(xapi: Any, session: Session) -> None:
+    xapi.say("Async.VM.snapshot", xapi.drop())
+    with pytest.raises(AnswerLost):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert xapi.methods().count("Async.VM.snapshot") == 1
+
+
+def test_a_task_that_vanished(xapi: Any, session: Session) -> None:
+    xapi.say("task.get_record", xapi.fail("HANDLE_INVALID", "task", TASK))
+    with pytest.raises(AnswerLost, match=r"the task of VM\.snapshot vanished"):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+
+
+def test_a_session_that_ends_meanwhile(xapi: Any, session: Session) -> None:
+    def end_session(_: str) -> dict[str, Any]:
+        xapi.sessions.clear()
+        return _record("pending")
+
+    xapi.handlers["task.get_record"] = end_session
+    with pytest.raises(SessionLost):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+
+
+@pytest.mark.parametrize("result", ["<value>", "<value><array><data/></array></value>", "<other>x</other>"])
+def test_results_that_are_not_one_value(xapi: Any, session: Session, result: str) -> None:
+    xapi.say("task.get_record", _record("success", result))
+    with pytest.raises(BadAnswer, match=r"the result of VM\.snapshot is not"):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert xapi.methods()[-1] == "task.destroy"
+
+
+def test_tidying_up_never_hides_the_result(xapi: Any, session: Session) -> None:
+    xapi.say("task.get_record", _record("success", "<value>x</value>"))
+    xapi.say("task.destroy", xapi.drop())
+    assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "x"
