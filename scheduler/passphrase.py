@@ -1,34 +1,29 @@
-"""Where the passphrase of the private key comes from: a file, the environment, else the person.
+"""Asking a person for the passphrase of the private key, when neither file nor environment holds it.
 
-Never from an argument, which every user of the machine could read in the list of processes.
+Never taken from an argument, which every user of the machine could read in the list of processes.
 """
 
 from __future__ import annotations
 
 import getpass
-import os
 import sys
-from collections.abc import Callable, Mapping
 
 from workers.errors import ConfigurationError
-from workers.settings import RepositorySettings, read_secret_file
+from workers.repository.load_keys import configured_passphrase
+from workers.settings import RepositorySettings
 
-VARIABLE = "CBTFLEET_PASSPHRASE"
+
+def ask_passphrase() -> str:
+    """The passphrase of an existing key, typed unseen. Raises ConfigurationError without a terminal."""
+    return _typed("Passphrase of the private key: ")
 
 
-def passphrase_source(
-    settings: RepositorySettings, environ: Mapping[str, str] = os.environ
-) -> Callable[[], str]:
-    """Asks only when it is called, so that an unencrypted repository never prompts.
+def new_passphrase(settings: RepositorySettings) -> str:
+    """The passphrase for a new private key: the configured one, else typed twice.
 
-    The call raises ConfigurationError when there is neither file, variable nor terminal.
+    Raises ConfigurationError when it is empty, when the two differ, and when nobody can be asked.
     """
-    return lambda: _given(settings, environ) or _typed("Passphrase of the private key: ")
-
-
-def new_passphrase(settings: RepositorySettings, environ: Mapping[str, str] = os.environ) -> str:
-    """The passphrase for a new private key: as above, but typed twice. Raises ConfigurationError."""
-    given = _given(settings, environ)
+    given = configured_passphrase(settings)
     if given is not None:
         return given
     first = _typed("New passphrase for the private key: ")
@@ -37,20 +32,10 @@ def new_passphrase(settings: RepositorySettings, environ: Mapping[str, str] = os
     return first
 
 
-def _given(settings: RepositorySettings, environ: Mapping[str, str]) -> str | None:
-    if settings.passphrase_file is not None:
-        return read_secret_file(settings.passphrase_file, "repository.passphrase_file")
-    if VARIABLE in environ:
-        if not environ[VARIABLE]:
-            raise ConfigurationError(f"{VARIABLE} is empty; a private key needs a passphrase")
-        return environ[VARIABLE]
-    return None
-
-
 def _typed(prompt: str) -> str:
     if not sys.stdin.isatty():
         raise ConfigurationError(
-            f"the private key needs its passphrase: set repository.passphrase_file or {VARIABLE},"
+            "the private key needs its passphrase: set repository.passphrase_file or CBTFLEET_PASSPHRASE,"
             " or run this on a terminal"
         )
     typed = getpass.getpass(prompt)

@@ -106,9 +106,11 @@ def summary_line(run: str, progress: RunProgress, totals: Totals, rate: float | 
     return "   ".join(parts)
 
 
-def disk_rows(disks: Sequence[DiskProgress]) -> Table:
+def disk_rows(progress: RunProgress) -> Table:
     """The disks worth a look: failed ones, then those streaming, then the rest, at most MOST_ROWS."""
     order = {"failed": 0, "streaming": 1, "cancelled": 2, "complete": 3}
+    names = {vm.vm: str(vm.facts.get("name", vm.vm)) for vm in progress.vms}
+    disks = progress.disks
     chosen = sorted(disks, key=lambda disk: (order.get(disk.state, 4), -disk.done))[:MOST_ROWS]
     table = Table.grid(padding=(0, 2))
     for disk in chosen:
@@ -116,7 +118,16 @@ def disk_rows(disks: Sequence[DiskProgress]) -> Table:
         percent = f"{disk.done / disk.batches * 100:3.0f} %" if disk.batches else "  - "
         said = disk.error or f"{size(disk.read_bytes)} read, {size(disk.stored_bytes)} stored"
         name = str(disk.facts.get("name") or disk.disk)
-        table.add_row("", Text(name), str(disk.facts.get("mode", "")), bar, percent, disk.state, Text(said))
+        table.add_row(
+            "",
+            Text(names.get(disk.vm, disk.vm)),
+            Text(name),
+            str(disk.facts.get("mode", "")),
+            bar,
+            percent,
+            disk.state,
+            Text(said),
+        )
     if len(disks) > len(chosen):
         table.add_row("", f"and {len(disks) - len(chosen)} more")
     return table
@@ -135,15 +146,20 @@ class ProgressView:
         self._last_line = ("", float("-inf"))
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
 
-    def update(self, progress: RunProgress) -> None:
+    def update(self, progress: RunProgress, hint: str | None = None) -> None:
+        """Shows it; `hint`: why nothing happens, when something is known to be missing."""
         now = self._clock()
         totals = Totals.of(progress.disks)
         self._meter.see(now, totals.read)
         line = summary_line(self._run, progress, totals, self._meter.rate)
         if self._console.is_terminal:
-            rows: list[RenderableType] = [Text(line), disk_rows(progress.disks)]
+            rows: list[RenderableType] = [Text(line), disk_rows(progress)]
+            if hint is not None:
+                rows.append(Text(hint, style="yellow"))
             self._live.update(Group(*rows))
-        elif line != self._last_line[0] and now - self._last_line[1] >= LINE_EVERY:
+            return
+        line = line if hint is None else f"{line}   ({hint})"
+        if line != self._last_line[0] and now - self._last_line[1] >= LINE_EVERY:
             self._console.print(line, markup=False, soft_wrap=True)
             self._last_line = (line, now)
 

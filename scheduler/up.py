@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from scheduler import children
 from scheduler.embedded_redis import EmbeddedRedis
+from workers.fleet import Ledger
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ def run_up(
     with _signals() as signals:
         server = EmbeddedRedis.start(settings.state_dir) if settings.redis.url is None else None
         try:
+            if server is not None:
+                declare_new(server)
             return _supervise(services, server, settings, signals, on_ready)
         finally:
             for service in reversed(services):
@@ -106,6 +109,13 @@ def run_up(
             if server is not None:
                 server.stop()
             log.info("everything is stopped")
+
+
+def declare_new(server: EmbeddedRedis) -> None:
+    """Tells the ledger of a Redis that was just created that it has forgotten nothing, so that the first run
+    need not wait for holders of connections that nobody ever was. No effect when it was used before."""
+    with closing(Ledger.from_url(server.url)) as ledger:
+        ledger.found()
 
 
 def _supervise(

@@ -13,6 +13,7 @@ from scheduler.commands.results import exit_code, outcome, show_result
 from scheduler.progress_view import ProgressView
 from scheduler.requests import RunRequest, request_for_vms, request_from_policy
 from scheduler.submit import submit_run, wait_for_run
+from scheduler.waiting import WaitingHints
 from workers.errors import CancelledError, ConfigurationError
 from workers.fleet import Ledger
 from workers.settings import Settings
@@ -87,8 +88,9 @@ def _only(named: dict[str, Any], what: str) -> str:
 def _wait(ledger: Ledger, run: str) -> dict[str, Any]:
     note(f"run {run} submitted")
     try:
+        hints = WaitingHints(ledger)
         with ProgressView(run) as view:
-            return wait_for_run(ledger, run, on_progress=view.update)
+            return wait_for_run(ledger, run, on_progress=lambda seen: view.update(seen, hints(seen)))
     except KeyboardInterrupt as error:
         raise WaitEnded(
             f"not waiting any longer; the run goes on: cbtfleet status {run}, cbtfleet cancel {run}"

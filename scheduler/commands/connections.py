@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from scheduler.passphrase import passphrase_source
-from workers.fleet import Ledger
+from scheduler.passphrase import ask_passphrase
+from workers.fleet import Ledger, LedgerUnreachable
 from workers.repository import (
     PrivateKeys,
     Repository,
@@ -21,7 +21,15 @@ from workers.settings import Settings
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Ledger]:
     """The live state. Raises LedgerUnreachable."""
-    with closing(Ledger.from_url(settings.redis_url())) as ledger:
+    try:
+        ledger = Ledger.from_url(settings.redis_url())
+    except LedgerUnreachable as error:
+        if settings.redis.url is None:
+            raise LedgerUnreachable(
+                'no redis.url is configured, and no "cbtfleet up" with a Redis of its own is running here'
+            ) from error
+        raise
+    with closing(ledger):
         yield ledger
 
 
@@ -36,5 +44,5 @@ def open_repository(settings: Settings) -> Iterator[Repository]:
 def open_for_reading(settings: Settings) -> Iterator[tuple[Store, PrivateKeys, Repository]]:
     """The repository with the private key: for restore and verify. Needs neither Redis nor a pool."""
     with closing(open_store(settings.repository)) as store:
-        keys = load_private_keys(store, settings.repository, passphrase_source(settings.repository))
+        keys = load_private_keys(store, settings.repository, ask_passphrase)
         yield store, keys, Repository.open(store, keys)

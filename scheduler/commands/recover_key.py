@@ -1,4 +1,4 @@
-"""`cbtfleet recover-key`: makes the key files again from the recovery key."""
+"""`cbtfleet recover-key`: makes the private key file again from the recovery key."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.passphrase import new_passphrase
 from workers.errors import ConfigurationError
 from workers.repository import open_store, recover_private_key
+from workers.repository.config import read_config
 
 
 def recover_key(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Write the private key file again from the recovery key, under a new passphrase."""
     invocation = Invocation.of(context, config, as_json)
     settings = invocation.settings().repository
+    path = settings.private_key_file
+    if path is None:
+        raise ConfigurationError("repository.private_key_file is missing: say where to write the key")
     with closing(open_store(settings)) as store:
-        written = recover_private_key(store, settings, _recovery_key(), new_passphrase(settings))
-    files = [str(path) for path in written]
-    invocation.answer({"files": files}, lambda console: console.print(f"Wrote {', '.join(files)}."))
+        facts = read_config(store)
+    recover_private_key(_recovery_key(), facts, path, new_passphrase(settings))
+    invocation.answer({"file": str(path)}, lambda console: console.print(f"Wrote {path}.", markup=False))
 
 
 def _recovery_key() -> str:

@@ -30,9 +30,11 @@ def exit_code(status: str) -> int:
 
 
 def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A result with exactly the fields that `backup --wait --json` promises."""
+    """A result with exactly the fields that `backup --wait --json` promises, and, as in every failed
+    command's object, the `error` when the run failed as a whole."""
     disks = [{field: disk.get(field) for field in DISK_FIELDS} for disk in result["disks"]]
-    return {"run": result["run"], "status": result["status"], "disks": disks}
+    outcome: dict[str, Any] = {"run": result["run"], "status": result["status"], "disks": disks}
+    return outcome | ({"error": result["error"]} if result.get("error") else {})
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def _going_on(ledger: Ledger, run: str) -> dict[str, Any]:
     return {
         "run": run,
         "status": "cancelling" if progress.cancelled else progress.state,
-        "policy": facts.get("policy"),
-        "pool": facts.get("pool"),
+        "policy": facts["request"]["policy"],
+        "pool": facts["request"]["pool"],
         "started": facts.get("started"),
         "ended": None,
         "error": None,

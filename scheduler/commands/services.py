@@ -37,7 +37,7 @@ def scheduler(context: typer.Context, config: ConfigOption = None, as_json: Json
     """Run the control plane: plans, grants, restore points, clean-up. May run more than once."""
     invocation = Invocation.of(context, config, as_json)
     start_logging()
-    run_scheduler(invocation.settings(), invocation.settings_file)
+    run_scheduler(invocation.settings())
 
 
 def up(

@@ -15,6 +15,7 @@ from scheduler.commands.results import show_result
 from scheduler.commands.runs import find_run
 from scheduler.progress_view import ProgressView, Totals, disk_rows, summary_line
 from scheduler.submit import wait_for_run
+from scheduler.waiting import WaitingHints
 from workers.fleet import DiskProgress, Ledger, RunProgress
 
 
@@ -48,8 +49,9 @@ def status(
 
 def _follow(ledger: Ledger, run: str) -> None:
     try:
+        hints = WaitingHints(ledger)
         with ProgressView(run) as view:
-            wait_for_run(ledger, run, on_progress=view.update)
+            wait_for_run(ledger, run, on_progress=lambda seen: view.update(seen, hints(seen)))
     except KeyboardInterrupt as error:
         raise WaitEnded(
             f"not watching any longer; the run goes on: cbtfleet cancel {run} stops it"
@@ -77,4 +79,4 @@ def _show(console: Console, run: str, progress: RunProgress, result: dict[str, A
         show_result(console, result)
         return
     console.print(Text(summary_line(run, progress, Totals.of(progress.disks), None)))
-    console.print(disk_rows(progress.disks))
+    console.print(disk_rows(progress))

@@ -27,7 +27,7 @@ from typing import Any
 from scheduler import children
 from scheduler.demo.control import Control
 from scheduler.embedded_redis import EmbeddedRedis
-from scheduler.up import scheduler_command, worker_command
+from scheduler.up import declare_new, scheduler_command, worker_command
 from workers.errors import CbtfleetError
 
 VMS = 2
@@ -131,7 +131,7 @@ def open_stage(folder: Path, disk_size: str) -> Iterator[Stage]:
         port = _free_port()
         stage.start("moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
         stage.pool = _start_simulator(stage, disk_size)
-        stack.enter_context(EmbeddedRedis.start(folder / ".cbtfleet"))
+        declare_new(stack.enter_context(EmbeddedRedis.start(folder / ".cbtfleet")))
         stack.callback(_stop_fleet, stage)
         _create_bucket(stage, f"http://127.0.0.1:{port}/{BUCKET}")
         _write_settings(stage, port)

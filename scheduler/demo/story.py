@@ -152,6 +152,6 @@ def _wait_for_clean_up(stage: Stage) -> Mapping[str, Any]:
     deadline = time.monotonic() + CLEAN_UP_PATIENCE
     while True:
         found: Mapping[str, Any] = stage.control.get("/leftovers")
-        if not found["plugged_vbds"] and not found["vm_snapshots"] or time.monotonic() > deadline:
+        if (not found["plugged_vbds"] and not found["vm_snapshots"]) or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
