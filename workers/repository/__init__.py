@@ -1,5 +1,7 @@
 """The repository: what is stored, byte for byte (docs/format.md), and the stores that keep it."""
 
+from workers.repository.config import Config, read_config
+from workers.repository.create import Created, create_repository, recover_private_key
 from workers.repository.errors import (
     AlreadyWritten,
     DamagedObject,
@@ -15,14 +17,26 @@ from workers.repository.errors import (
 from workers.repository.frame import FrameReader, Kind
 from workers.repository.index import PackTail, read_pack_index, read_pack_tail
 from workers.repository.keys import MetadataKeys, PrivateKeys, WorkerKeys
-from workers.repository.naming import PackName
+from workers.repository.load_keys import (
+    configured_passphrase,
+    load_metadata_keys,
+    load_private_keys,
+    load_worker_keys,
+)
+from workers.repository.naming import PackName, point_id
+from workers.repository.overlay import disk_map
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
-from workers.repository.point import DiskPoint, Point, SegmentRef, point_id
+from workers.repository.point import DiskPoint, Point, SegmentRef
+from workers.repository.repository import Repository
+from workers.repository.segment import BlockMap, PackTable, read_pack_table, read_segment
 
 __all__ = [
     "ENTRY",
     "AlreadyWritten",
+    "BlockMap",
+    "Config",
+    "Created",
     "DamagedObject",
     "DiskPoint",
     "FrameReader",
@@ -31,12 +45,14 @@ __all__ = [
     "MissingBatches",
     "Pack",
     "PackName",
+    "PackTable",
     "PackTail",
     "PackWriter",
     "Point",
     "PointAmbiguous",
     "PointNotFound",
     "PrivateKeys",
+    "Repository",
     "RepositoryError",
     "RepositoryExists",
     "RepositoryMissing",
@@ -44,7 +60,17 @@ __all__ = [
     "SealCheckFailed",
     "SegmentRef",
     "WorkerKeys",
+    "configured_passphrase",
+    "create_repository",
+    "disk_map",
+    "load_metadata_keys",
+    "load_private_keys",
+    "load_worker_keys",
     "point_id",
+    "read_config",
     "read_pack_index",
+    "read_pack_table",
     "read_pack_tail",
+    "read_segment",
+    "recover_private_key",
 ]

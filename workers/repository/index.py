@@ -107,8 +107,12 @@ def _decode_index(
     entries["offset"] = HEADER.size + np.cumsum(lengths) - lengths
     if HEADER.size + int(lengths.sum()) != frames_end:
         raise DamagedObject(key, "its frames do not end where its index says")
-    check_entries(key, entries, virtual_size, MAX_FRAME if encrypted else BLOCK_SIZE)
+    check_entries(key, entries, virtual_size, max_frame(encrypted))
     return virtual_size, entries
+
+
+def max_frame(encrypted: bool) -> int:
+    return MAX_FRAME if encrypted else BLOCK_SIZE
 
 
 def check_entries(key: str, entries: npt.NDArray[np.void], virtual_size: int, max_frame: int) -> None:

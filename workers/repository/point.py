@@ -5,6 +5,8 @@ Point -> DiskPoint (one a disk) -> SegmentRef (oldest first; those of one run ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -12,9 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from workers.extents import MAX_DISK_SIZE, block_count
 from workers.repository.errors import DamagedObject
-from workers.repository.naming import PackName, is_name, point_id, point_key
-
-__all__ = ["DiskPoint", "PackName", "Point", "SegmentRef", "point_id"]
+from workers.repository.naming import is_name, point_key
 
 _CONFIG = ConfigDict(extra="ignore")
 """Members that a later version adds are no reason to refuse a restore."""
@@ -59,13 +59,7 @@ class DiskPoint:
 
     def layers(self) -> list[tuple[SegmentRef, ...]]:
         """The segments by run, oldest first; the later layer wins."""
-        layers: list[list[SegmentRef]] = []
-        for segment in self.segments:
-            if layers and layers[-1][0].run == segment.run:
-                layers[-1].append(segment)
-            else:
-                layers.append([segment])
-        return [tuple(layer) for layer in layers]
+        return layers_of(self.segments)
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -83,6 +77,11 @@ class Point:
     @property
     def key(self) -> str:
         return point_key(self.vm_uuid, self.time, self.id)
+
+
+def layers_of(segments: Iterable[SegmentRef]) -> list[tuple[SegmentRef, ...]]:
+    """Consecutive segments of one run are one layer."""
+    return [tuple(layer) for _, layer in groupby(segments, lambda segment: segment.run)]
 
 
 _POINT = TypeAdapter(Point)

@@ -1,0 +1,144 @@
+"""Creating a repository and its key files; making a lost private key file again."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workers.errors import CbtfleetError, ConfigurationError
+from workers.repository.config import Config, EncryptedConfig, encode_config, new_config
+from workers.repository.errors import RepositoryExists
+from workers.repository.key_files import (
+    SCRYPT_LOG_N,
+    KeyFile,
+    metadata_key_file,
+    private_key_file,
+    public_key_file,
+    write_key_file,
+)
+from workers.repository.keys import SECRET_SIZE, PrivateKeys
+from workers.repository.naming import CONFIG_KEY
+from workers.repository.recovery_key import decode_recovery_key, encode_recovery_key
+from workers.repository.store import ObjectExists, ObjectMissing, Store, honours_put_if_absent
+from workers.settings import RepositorySettings
+
+KEY_FILE_SETTINGS = ("public_key_file", "metadata_key_file", "private_key_file")
+
+
+@dataclass(frozen=True)
+class Created:
+    """What `init` did. The recovery key is shown to a person once and kept nowhere."""
+
+    repository_id: str
+    recovery_key: str | None = field(repr=False)
+    files: tuple[Path, ...]
+
+
+def create_repository(
+    store: Store,
+    settings: RepositorySettings,
+    *,
+    encrypted: bool,
+    passphrase: str | None,
+    scrypt_log_n: int = SCRYPT_LOG_N,
+) -> Created:
+    """Creates the key files, then `config`; when the last fails, the key files are removed again.
+
+    Raises RepositoryExists; ConfigurationError when a key file's setting is missing, when such a file
+    exists already, when the passphrase is empty, or when the store does not honour put-if-absent. Nothing
+    has been written then.
+    """
+    paths = _key_file_paths(settings, encrypted)
+    if encrypted and not passphrase:
+        raise ConfigurationError("an encrypted repository needs a passphrase for its private key")
+    _check_store(store)
+    repository = str(uuid.uuid4())
+    if not encrypted:
+        plain = PrivateKeys.plain(repository, os.urandom(SECRET_SIZE))
+        _put_config(store, new_config(plain.metadata.worker))
+        return Created(repository, None, ())
+    master = os.urandom(SECRET_SIZE)
+    worker = PrivateKeys.from_master(repository, master).metadata.worker
+    files: tuple[KeyFile, ...] = (
+        public_key_file(worker),
+        metadata_key_file(worker, master),
+        private_key_file(worker, master, passphrase or "", log_n=scrypt_log_n),
+    )
+    written: list[Path] = []
+    try:
+        for path, file in zip(paths, files, strict=True):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_key_file(path, file)
+            written.append(path)
+        _put_config(store, new_config(worker))
+    except (CbtfleetError, OSError) as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConfigurationError(f"cannot create the key files: {error.strerror}") from error
+        raise
+    return Created(repository, encode_recovery_key(master), paths)
+
+
+def recover_private_key(
+    recovery_key: str, config: Config, path: Path, passphrase: str, *, scrypt_log_n: int = SCRYPT_LOG_N
+) -> None:
+    """Writes the private key file anew, from the recovery key and the repository's `config`.
+
+    Raises ConfigurationError when the recovery key is mistyped or another repository's, or the file exists.
+    """
+    if not isinstance(config, EncryptedConfig):
+        raise ConfigurationError("the repository is not encrypted: there is no private key to recover")
+    master = decode_recovery_key(recovery_key)
+    worker = PrivateKeys.from_master(config.id, master).metadata.worker
+    if (worker.data_public_key, worker.metadata_public_key) != (
+        config.data_public_key,
+        config.metadata_public_key,
+    ):
+        raise ConfigurationError("this recovery key is another repository's")
+    write_key_file(path, private_key_file(worker, master, passphrase, log_n=scrypt_log_n))
+
+
+def _key_file_paths(settings: RepositorySettings, encrypted: bool) -> tuple[Path, ...]:
+    paths: list[Path] = []
+    for name in KEY_FILE_SETTINGS:
+        path: Path | None = getattr(settings, name)
+        if not encrypted:
+            if path is not None:
+                raise ConfigurationError(
+                    f"repository.{name} is set, but an unencrypted repository has no keys: remove the setting"
+                )
+            continue
+        if path is None:
+            raise ConfigurationError(f"repository.{name} is missing: say where to create that key file")
+        if path.exists() or path.is_symlink():
+            raise ConfigurationError(
+                f"repository.{name}: {path} exists already and belongs to some repository;"
+                " move it away, or set another path"
+            )
+        paths.append(path)
+    if len(set(paths)) != len(paths):
+        raise ConfigurationError(f"{', '.join(KEY_FILE_SETTINGS)} must be three different files")
+    return tuple(paths)
+
+
+def _check_store(store: Store) -> None:
+    try:
+        store.head(CONFIG_KEY)
+    except ObjectMissing:
+        pass
+    else:
+        raise RepositoryExists("there is a repository at this place already; nothing was changed")
+    if not honours_put_if_absent(store):
+        raise ConfigurationError(
+            "this object store overwrites objects in spite of If-None-Match: it is not safe; use another"
+        )
+
+
+def _put_config(store: Store, config: Config) -> None:
+    try:
+        store.put_if_absent(CONFIG_KEY, encode_config(config))
+    except ObjectExists as error:
+        raise RepositoryExists("a repository was created at this place by someone else just now") from error

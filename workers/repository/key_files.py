@@ -1,0 +1,171 @@
+"""Key files: JSON, mode 0600, created once and never overwritten.
+
+public     what a worker needs         metadata   what the scheduler needs
+private    the master secret, under a passphrase: restore and verify
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from workers.errors import ConfigurationError
+from workers.repository.config import KeyBytes, RepositoryId, binary
+from workers.repository.keys import (
+    SECRET_SIZE,
+    MetadataKeys,
+    PrivateKeys,
+    WorkerKeys,
+    metadata_secret_of,
+    public_of,
+)
+from workers.repository.naming import binding
+from workers.repository.sealing import TAG_SIZE, SealBroken, seal, unseal
+
+SCRYPT_LOG_N = 17
+"""128 MiB and about 0.3 s a guess: what OWASP recommends for scrypt with r = 8, p = 1."""
+
+_MAX_LOG_N = 20
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    version: Literal[1] = 1
+    repository: RepositoryId
+    data_public_key: KeyBytes
+    metadata_public_key: KeyBytes
+
+
+class PublicKeyFile(_File):
+    format: Literal["cbtfleet public key"] = "cbtfleet public key"
+    hash_key: KeyBytes = Field(repr=False)
+
+    def keys(self) -> WorkerKeys:
+        return WorkerKeys(
+            self.repository, True, self.data_public_key, self.metadata_public_key, self.hash_key
+        )
+
+
+class MetadataKeyFile(_File):
+    format: Literal["cbtfleet metadata key"] = "cbtfleet metadata key"
+    hash_key: KeyBytes = Field(repr=False)
+    metadata_secret: KeyBytes = Field(repr=False)
+
+    def keys(self) -> MetadataKeys:
+        """Raises ConfigurationError when the file contradicts itself."""
+        worker = WorkerKeys(
+            self.repository, True, self.data_public_key, self.metadata_public_key, self.hash_key
+        )
+        keys = MetadataKeys.from_secret(worker, self.metadata_secret)
+        if public_of(keys.private_key) != self.metadata_public_key:
+            raise ConfigurationError(
+                "the metadata key file is damaged: its two metadata keys do not belong together"
+            )
+        return keys
+
+
+class PrivateKeyFile(_File):
+    format: Literal["cbtfleet private key"] = "cbtfleet private key"
+    kdf: Literal["scrypt"] = "scrypt"
+    log_n: Annotated[int, Field(ge=10, le=_MAX_LOG_N)]
+    r: Annotated[int, Field(ge=1, le=16)]
+    p: Annotated[int, Field(ge=1, le=16)]
+    salt: Annotated[bytes, *binary(16)]
+    sealed: Annotated[bytes, *binary(SECRET_SIZE + TAG_SIZE)]
+
+    def unlock(self, passphrase: str) -> PrivateKeys:
+        """All the keys. Raises ConfigurationError when the passphrase is wrong."""
+        key = _stretch(passphrase, self.salt, self.log_n, self.r, self.p)
+        try:
+            master = unseal(key, 0, self.sealed, _private_binding(self))
+        except SealBroken as error:
+            raise ConfigurationError(
+                "wrong passphrase for the private key file (or the file is damaged)"
+            ) from error
+        return PrivateKeys.from_master(self.repository, master)
+
+
+KeyFile = PublicKeyFile | MetadataKeyFile | PrivateKeyFile
+_KEY_FILE: TypeAdapter[KeyFile] = TypeAdapter(Annotated[KeyFile, Field(discriminator="format")])
+
+
+def public_key_file(keys: WorkerKeys) -> PublicKeyFile:
+    return PublicKeyFile.model_validate(_public_facts(keys) | {"hash_key": keys.hash_key})
+
+
+def metadata_key_file(keys: WorkerKeys, master: bytes) -> MetadataKeyFile:
+    secrets = {"hash_key": keys.hash_key, "metadata_secret": metadata_secret_of(master)}
+    return MetadataKeyFile.model_validate(_public_facts(keys) | secrets)
+
+
+def private_key_file(
+    keys: WorkerKeys, master: bytes, passphrase: str, *, log_n: int = SCRYPT_LOG_N
+) -> PrivateKeyFile:
+    """The master secret under a passphrase. Raises ConfigurationError when the passphrase is empty."""
+    if not passphrase:
+        raise ConfigurationError("the passphrase of the private key must not be empty")
+    facts = _public_facts(keys) | {"log_n": log_n, "r": 8, "p": 1}
+    salt = os.urandom(16)
+    blank = PrivateKeyFile.model_validate(facts | {"salt": salt, "sealed": bytes(SECRET_SIZE + TAG_SIZE)})
+    sealed = seal(_stretch(passphrase, salt, log_n, 8, 1), 0, master, _private_binding(blank))
+    return PrivateKeyFile.model_validate(facts | {"salt": salt, "sealed": sealed})
+
+
+def write_key_file(path: Path, file: KeyFile) -> None:
+    """Creates the file with mode 0600. Raises ConfigurationError when it exists or cannot be written."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{path} exists already; key files are never overwritten") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot create the key file {path}: {error.strerror}") from error
+    try:
+        with open(descriptor, "wb") as output:
+            output.write(file.model_dump_json(indent=2).encode() + b"\n")
+            output.flush()
+            os.fsync(output.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ConfigurationError(f"cannot write the key file {path}: {error.strerror}") from error
+
+
+def read_key_file(path: Path, setting: str) -> KeyFile:
+    """Any of the three kinds. Raises ConfigurationError that names `setting`; no content is repeated."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{setting}: cannot read {path}: {error.strerror}") from error
+    try:
+        return _KEY_FILE.validate_python(json.loads(data))
+    except ValidationError as error:
+        where = error.errors(include_input=False)[0]["loc"]
+        what = str(where[-1]) if where else "format"
+        raise ConfigurationError(f"{setting}: {path} is not a key file of ours: {what} is wrong") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{setting}: {path} is not a key file of ours") from error
+
+
+def _stretch(passphrase: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
+    try:
+        return Scrypt(salt, SECRET_SIZE, n=1 << log_n, r=r, p=p).derive(passphrase.encode())
+    except MemoryError as error:
+        raise ConfigurationError("not enough memory to open the private key file") from error
+
+
+def _private_binding(file: _File) -> bytes:
+    public = file.data_public_key.hex(), file.metadata_public_key.hex()
+    return binding("private key", file.repository, *public)
+
+
+def _public_facts(keys: WorkerKeys) -> dict[str, object]:
+    return {
+        "repository": keys.repository,
+        "data_public_key": keys.data_public_key,
+        "metadata_public_key": keys.metadata_public_key,
+    }

@@ -1,0 +1,195 @@
+"""The repository as the scheduler and the command line use it: runs, plans, segments, restore points.
+
+Everything is written once. Writing the same again is fine, writing something else under the same name is an
+AlreadyWritten error, except for run records, of which the first one stays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from workers.extents import BitmapError, Plan
+from workers.repository.envelope import open_object, seal_object
+from workers.repository.errors import (
+    AlreadyWritten,
+    DamagedObject,
+    PointAmbiguous,
+    PointNotFound,
+    RepositoryError,
+    RunEnded,
+)
+from workers.repository.keys import MetadataKeys, PrivateKeys, metadata_of
+from workers.repository.naming import bitmap_key, checked_name, open_run_key, point_id, result_key
+from workers.repository.point import DiskPoint, Point, SegmentRef, decode_point, encode_point
+from workers.repository.store import ObjectExists, ObjectMissing, Store
+from workers.repository.write_segments import SegmentWriter
+
+_MAX_JSON = 64 << 20
+_MAX_BITMAP = 256 << 20
+_VIRTUAL_SIZE = struct.Struct("<Q")
+_POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
+_RESULT_KEY = re.compile(r"runs/([^/]+)/result")
+_OPEN_KEY = re.compile(r"runs/([^/]+)/open")
+
+
+class Repository:
+    """May be used from several threads: it holds nothing but the store and the keys."""
+
+    def __init__(self, store: Store, keys: MetadataKeys) -> None:
+        self._store = store
+        self._keys = keys
+
+    @classmethod
+    def open(cls, store: Store, keys: MetadataKeys | PrivateKeys) -> Repository:
+        """`keys` come from `load_metadata_keys` or `load_private_keys`: they checked that these belong here."""
+        return cls(store, metadata_of(keys))
+
+    # Plans
+
+    def keep_plan(self, run: str, disk: str, plan: Plan) -> None:
+        """Keeps the changed-block bitmap beside the backup. Raises AlreadyWritten if another one is kept."""
+        data = _VIRTUAL_SIZE.pack(plan.virtual_size) + plan.bitmap
+        self._put(bitmap_key(disk, run), data, _MAX_BITMAP)
+
+    def plan(self, run: str, disk: str) -> Plan:
+        """Raises ObjectMissing when none was kept, DamagedObject."""
+        key = bitmap_key(disk, run)
+        data = self._get(key, _MAX_BITMAP)
+        if len(data) < _VIRTUAL_SIZE.size:
+            raise DamagedObject(key, "it is too short to be a bitmap")
+        try:
+            return Plan.from_bitmap(data[_VIRTUAL_SIZE.size :], _VIRTUAL_SIZE.unpack_from(data)[0])
+        except BitmapError as error:
+            raise DamagedObject(key, str(error)) from error
+
+    # Runs
+
+    def open_run(self, run: str, facts: dict[str, Any]) -> None:
+        """Says that the run is at work; again is fine, the first facts stay. Raises RunEnded."""
+        if self.result(run) is not None:
+            raise RunEnded(f"run {run} has ended already; start another one")
+        self._put_first(open_run_key(run), facts)
+
+    def run_is_open(self, run: str) -> bool:
+        try:
+            self._store.head(open_run_key(run))
+        except ObjectMissing:
+            return False
+        return True
+
+    def open_runs(self) -> Iterator[str]:
+        """The runs that are at work, or were abandoned."""
+        for info in self._store.list("runs/"):
+            if match := _OPEN_KEY.fullmatch(info.key):
+                yield match[1]
+
+    def close_run(self, run: str, result: dict[str, Any]) -> None:
+        """Keeps the result and says that the run has ended; again is fine, the first result stays."""
+        self._put_first(result_key(run), result)
+        self._store.delete(open_run_key(run))
+
+    def result(self, run: str) -> dict[str, Any] | None:
+        """None when the run has not ended, or never was."""
+        try:
+            return self._get_json(result_key(run))
+        except ObjectMissing:
+            return None
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The results of all runs by name; as names begin with the run's time, the newest comes last."""
+        for info in self._store.list("runs/"):
+            if _RESULT_KEY.fullmatch(info.key):
+                yield self._get_json(info.key)
+
+    # Segments
+
+    def write_segments(
+        self, run: str, disk: str, plan: Plan, parent: DiskPoint | None
+    ) -> tuple[SegmentRef, ...]:
+        """The block map of the disk after this run: the parent's segments and the run's own.
+
+        Reads the index of one pack a batch, checks that every block of the plan is there exactly once, and
+        writes the run's segments; with more than 16 layers all are merged. `parent` is ignored when the plan
+        has every block. Idempotent. Raises MissingBatches, DamagedObject, AlreadyWritten.
+        """
+        return SegmentWriter(self._store, self._keys, run, disk, plan.virtual_size).write(plan, parent)
+
+    # Points
+
+    def commit_point(self, point: Point) -> None:
+        """Makes the point exist: the last thing that is written. The same point again is fine.
+
+        Raises AlreadyWritten when another point has its name.
+        """
+        if point.id != point_id(point.run, point.vm_uuid):
+            raise RepositoryError(f"restore point {point.id!r} does not have the id of its run and VM")
+        decode_point(encode_point(point), point.key)  # what could not be read back is never committed
+        self._put(point.key, encode_point(point), _MAX_JSON)
+
+    def points(self, vm_uuid: str | None = None) -> Iterator[Point]:
+        """All restore points, or those of one VM, ascending by time. Raises DamagedObject."""
+        for key in self._point_keys(vm_uuid):
+            yield self._read_point(key)
+
+    def latest_disk(self, vm_uuid: str, vdi: str) -> DiskPoint | None:
+        """The disk as it is in the newest point of the VM that holds it."""
+        for key in reversed(self._point_keys(vm_uuid)):
+            for disk in self._read_point(key).disks:
+                if disk.vdi == vdi:
+                    return disk
+        return None
+
+    def find_point(self, id_or_prefix: str) -> Point:
+        """Raises PointNotFound, or PointAmbiguous when several points begin like this."""
+        wanted = id_or_prefix.lower()
+        found = [
+            key for key in self._point_keys(None) if wanted and key.rpartition("-")[2].startswith(wanted)
+        ]
+        if not found:
+            raise PointNotFound(f"there is no restore point {id_or_prefix!r}; `cbtfleet points` lists them")
+        if len(found) > 1:
+            shown = ", ".join(key.rpartition("-")[2] for key in found[:4]) + (", …" if len(found) > 4 else "")
+            raise PointAmbiguous(f"{len(found)} restore points begin with {id_or_prefix!r}: {shown}")
+        return self._read_point(found[0])
+
+    def _point_keys(self, vm_uuid: str | None) -> list[str]:
+        prefix = "points/" if vm_uuid is None else f"points/{checked_name(vm_uuid)}/"
+        matches = [match for info in self._store.list(prefix) if (match := _POINT_KEY.fullmatch(info.key))]
+        return [match[0] for match in sorted(matches, key=lambda match: (match[2], match[1], match[3]))]
+
+    def _read_point(self, key: str) -> Point:
+        return decode_point(self._get(key, _MAX_JSON), key)
+
+    # Objects
+
+    def _put(self, key: str, data: bytes, limit: int) -> None:
+        try:
+            self._store.put_if_absent(key, seal_object(self._keys, key, [data]))
+        except ObjectExists as error:
+            if self._get(key, limit) != data:
+                raise AlreadyWritten(
+                    f"{key} exists already with another content; nothing was changed"
+                ) from error
+
+    def _put_first(self, key: str, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
+        try:
+            self._store.put_if_absent(key, seal_object(self._keys, key, [data]))
+        except ObjectExists:
+            self._get_json(key)  # the first one stays, if it is one
+
+    def _get(self, key: str, limit: int) -> bytes:
+        return open_object(self._keys, key, self._store.get(key), [limit])[0]
+
+    def _get_json(self, key: str) -> dict[str, Any]:
+        try:
+            facts = json.loads(self._get(key, _MAX_JSON))
+        except ValueError as error:
+            raise DamagedObject(key, "it is not JSON") from error
+        if not isinstance(facts, dict):
+            raise DamagedObject(key, "it is not a JSON object")
+        return facts
