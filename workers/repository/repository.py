@@ -45,7 +45,7 @@ class Repository:
 
     @classmethod
     def open(cls, store: Store, keys: MetadataKeys | PrivateKeys) -> Repository:
-        """`keys` come from `load_metadata_keys` or `load_private_keys`: they checked that these belong here."""
+        """`keys` come from `load_metadata_keys` or `load_private_keys`, which checked where they belong."""
         return cls(store, metadata_of(keys))
 
     # Plans
