@@ -213,7 +213,8 @@ class PlainChannel:
 
     def _wait(self, poll: select.poll, deadline: Deadline) -> None:
         try:
-            poll.poll(deadline.milliseconds_left())
+            while not poll.poll(deadline.milliseconds_left()):
+                pass
         finally:
             with self._lock:
                 self._waiting = False
