@@ -24,7 +24,6 @@ from workers.repository.load_keys import (
     load_worker_keys,
 )
 from workers.repository.naming import PackName, point_id
-from workers.repository.overlay import disk_map
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef
@@ -62,7 +61,6 @@ __all__ = [
     "WorkerKeys",
     "configured_passphrase",
     "create_repository",
-    "disk_map",
     "load_metadata_keys",
     "load_private_keys",
     "load_worker_keys",

@@ -12,7 +12,7 @@ from workers.repository.frame import Kind
 from workers.repository.index import PackTail
 from workers.repository.keys import MetadataKeys
 from workers.repository.naming import segment_key
-from workers.repository.overlay import overlay
+from workers.repository.overlay import visible, windows
 from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, SegmentRef, layers_of
 from workers.repository.segment import (
@@ -79,11 +79,20 @@ class SegmentWriter:
         return tuple(written)
 
     def _merge(self, layers: list[tuple[SegmentRef, ...]]) -> tuple[SegmentRef, ...]:
+        """Memory: one segment a layer, and two of the merged ones."""
         written: list[SegmentRef] = []
-        windows = overlay(layers, self._load)
-        for number, piece in enumerate(_regrouped(map(_without_holes, windows), SEGMENT_ENTRIES)):
+        for number, piece in enumerate(_regrouped(self._overlaid(layers), SEGMENT_ENTRIES)):
             written.append(self._put(number, piece, merged=True))
         return tuple(written)
+
+    def _overlaid(self, layers: list[tuple[SegmentRef, ...]]) -> Iterator[BlockMap]:
+        """The block map, ascending, without holes: what is in no segment is zeros anyway."""
+        for window in windows(layers, block_count(self._virtual_size), self._load):
+            parts = [BlockMap(part.table, part.entries) for part in visible(window)]
+            if parts:
+                joined = join(parts)
+                order = np.argsort(joined.entries["block"])
+                yield _without_holes(BlockMap(joined.table, joined.entries[order]))
 
     def _load(self, segment: SegmentRef) -> BlockMap:
         return read_segment(self._store, self._keys, segment, self._virtual_size)
