@@ -14,9 +14,9 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+from scheduler.cleanup import clean_up_vm
 from scheduler.context import ControlContext
 from scheduler.requests import RunRequest
-from scheduler.cleanup import clean_up_vm
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress
 from workers.repository import DiskPoint, Point, point_id
@@ -101,7 +101,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
         name=facts["name"],
         userdevice=facts["userdevice"],
         virtual_size=plan.virtual_size,
-        snapshot=disk.snapshot,
+        snapshot=facts["snapshot"],
         sr=facts["sr"],
         mode=facts["mode"],
         reason=facts["reason"],
@@ -135,7 +135,8 @@ def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, A
 def _seconds(disk: DiskProgress) -> float:
     if disk.started is None or disk.ended is None:
         return 0.0
-    return round(max(disk.ended - disk.started, 0.0), 3)
+    seconds: float = max(disk.ended - disk.started, 0.0)
+    return round(seconds, 3)
 
 
 def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
@@ -165,7 +166,7 @@ def end_run(context: ControlContext, run: str) -> None:
     """Sums the run up, in the repository and in the ledger."""
     facts = context.ledger.run_facts(run)
     progress = context.ledger.progress(run)
-    rows = [row for vm in progress.vms for row in context.ledger.vm_facts(run, vm).get("rows", [])]
+    rows = [row for vm in progress.vms for row in vm.facts.get("rows", [])]
     result = {
         "run": run,
         "status": _status(rows, facts.get("error"), cancelled=progress.cancelled),

@@ -7,6 +7,7 @@ alone; only what concerns the whole pool (login, selection) fails the run.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from scheduler.changes import BadBitmap, changes_since
@@ -91,7 +92,7 @@ class _VmPlanner:
         self._facts["failed"] = self._failed
         return works
 
-    def _switch_tracking_on(self, ref: str, record: dict[str, Any]) -> str | None:
+    def _switch_tracking_on(self, ref: str, record: Mapping[str, Any]) -> str | None:
         """Why this disk's tracking can't be trusted for this backup, if it can't."""
         if record["cbt_enabled"]:
             return None
@@ -135,6 +136,7 @@ class _VmPlanner:
                 "vm_name": self._facts["name"],
                 "name": disk.name,
                 "userdevice": disk.userdevice,
+                "snapshot": disk.uuid,
                 "sr": disk.sr_uuid,
                 "mode": changes.mode,
                 "reason": changes.reason,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scheduler.policy import Policy, Selector, parse_policies
@@ -18,8 +18,8 @@ class RunRequest:
     pool: str
     vms: tuple[str, ...] = ()
     policy: str | None = None
-    include: Selector = Selector()
-    exclude: Selector = Selector()
+    include: Selector = field(default_factory=Selector)
+    exclude: Selector = field(default_factory=Selector)
     weight: float = 1.0
 
     def as_facts(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ busy process sits on a message that an idle one could take; there is no result b
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from workers.messages import STEP_QUEUE, STREAM_QUEUE
 
@@ -50,7 +50,7 @@ def celery_app(redis_url: str) -> Celery:
             "health_check_interval": 15,
             "global_keyprefix": "cbtfleet:queue:",
         },
-        task_queues=[Queue(STREAM_QUEUE), Queue(STEP_QUEUE)],
+        task_queues=[Queue(STREAM_QUEUE), Queue(STEP_QUEUE)],  # type: ignore[no-untyped-call]
         task_default_queue=STEP_QUEUE,
         task_create_missing_queues=False,
     )

@@ -47,7 +47,7 @@ class Heartbeat:
                 self._ledger.node_alive(self._node, self._processes)
             except LedgerUnreachable as error:
                 log.warning("%s", error)
-            if self._end.wait(self._ledger.timing.node_beat):
+            if self._end.wait(self._ledger.timing.renew_every):
                 return
 
     def drain(self) -> None:
@@ -78,8 +78,8 @@ def without_secrets_of_others(settings: Settings) -> Settings:
     repository = settings.repository
     if repository.private_key_file is not None and repository.private_key_file.exists():
         log.warning(
-            "this worker's configuration names a private key file that exists here; the worker does not open it,"
-            " but a machine that only runs workers should not have it"
+            "this worker's configuration names a private key file that exists here; the worker does not"
+            " open it, but a machine that only runs workers should not have it"
         )
     kept = repository.model_copy(
         update={"private_key_file": None, "metadata_key_file": None, "passphrase_file": None}

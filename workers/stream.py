@@ -98,7 +98,7 @@ class LeaseKeeper:
                 alive = True
             else:
                 acknowledged = sent
-            if not alive or time.monotonic() - acknowledged > timing.fence_after:
+            if not alive or time.monotonic() - acknowledged > timing.cut_after:
                 with self._lock:
                     self.lost = True
                     if self._connection is not None:
@@ -131,7 +131,8 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
         log.info("grant of slot %d on host %s has passed; dropped", grant.slot, grant.host)
         return
     name = _disk_name(claim)
-    outcome, why = Outcome.FAILED, f"{name}: the worker stopped in the middle"
+    outcome = Outcome.FAILED
+    why: str | None = f"{name}: the worker stopped in the middle"
     try:
         with LeaseKeeper(context.ledger, grant) as keeper:
             verdict = _transfer(context, grant, claim, keeper)

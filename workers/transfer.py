@@ -209,6 +209,8 @@ class Transfer:
                 self._outstanding -= 1
             if answer.verdict is not Verdict.CONTINUE:
                 self._verdict = answer.verdict
+            elif answer.batch is None:
+                self._verdict = Verdict.EMPTY
             self._changed.notify_all()
         if answer.verdict in (Verdict.CANCEL, Verdict.FENCE):
             self._stop(None)

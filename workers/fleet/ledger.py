@@ -47,6 +47,7 @@ class Ledger:
         self.runs = runs.runs
         self.run_state = runs.run_state
         self.run_facts = runs.run_facts
+        self.set_run_facts = runs.set_run_facts
         self.run_result = runs.run_result
         self.vm_facts = runs.vm_facts
         self.set_vm_facts = runs.set_vm_facts

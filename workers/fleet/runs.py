@@ -90,6 +90,9 @@ class Runs:
     def run_facts(self, run: str) -> Facts:
         return unpack_facts(self._run_field(run, "facts"))
 
+    def set_run_facts(self, run: str, facts: Facts) -> None:
+        self._scripts.call("set_run_facts", run, pack_facts(facts))
+
     def run_result(self, run: str) -> Facts | None:
         """What `end_run` was given; None before, or when the run is not known (any more)."""
         result = self._scripts.command("HGET", KEYS["run"] + run, "result")

@@ -24,24 +24,56 @@ from workers.repository.load_keys import (
     load_worker_keys,
 )
 from workers.repository.naming import PackName, point_id
+from workers.repository.open import (
+    open_store,
+)
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef
 from workers.repository.repository import Repository
+from workers.repository.restore import (
+    Restored,
+    RestoreFailed,
+    TargetExists,
+    restore_disk,
+)
 from workers.repository.segment import BlockMap, PackTable, read_pack_table, read_segment
+from workers.repository.store import (
+    AccessDenied,
+    BucketMissing,
+    ConditionalPutRefused,
+    CredentialsMissing,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectTruncated,
+    Store,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    honours_put_if_absent,
+)
 
 __all__ = [
     "ENTRY",
+    "AccessDenied",
     "AlreadyWritten",
     "BlockMap",
+    "BucketMissing",
+    "ConditionalPutRefused",
     "Config",
     "Created",
+    "CredentialsMissing",
     "DamagedObject",
     "DiskPoint",
     "FrameReader",
     "Kind",
     "MetadataKeys",
     "MissingBatches",
+    "ObjectExists",
+    "ObjectInfo",
+    "ObjectMissing",
+    "ObjectTruncated",
     "Pack",
     "PackName",
     "PackTable",
@@ -55,15 +87,24 @@ __all__ = [
     "RepositoryError",
     "RepositoryExists",
     "RepositoryMissing",
+    "RestoreFailed",
+    "Restored",
     "RunEnded",
     "SealCheckFailed",
     "SegmentRef",
+    "Store",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "TargetExists",
     "WorkerKeys",
     "configured_passphrase",
     "create_repository",
+    "honours_put_if_absent",
     "load_metadata_keys",
     "load_private_keys",
     "load_worker_keys",
+    "open_store",
     "point_id",
     "read_config",
     "read_pack_index",
@@ -71,4 +112,5 @@ __all__ = [
     "read_pack_tail",
     "read_segment",
     "recover_private_key",
+    "restore_disk",
 ]

@@ -48,6 +48,11 @@ class Repository:
         """`keys` come from `load_metadata_keys` or `load_private_keys`, which checked where they belong."""
         return cls(store, metadata_of(keys))
 
+    @property
+    def repository_id(self) -> str:
+        """Names this repository wherever it leaves a mark, e.g. on the pool."""
+        return self._keys.repository
+
     # Plans
 
     def keep_plan(self, run: str, disk: str, plan: Plan) -> None:
@@ -142,6 +147,14 @@ class Repository:
                 if disk.vdi == vdi:
                     return disk
         return None
+
+    def disk_of_snapshot(self, vm_uuid: str, vdi: str, snapshot: str) -> DiskPoint:
+        """The disk as it is in the point that was made from this VDI snapshot. Raises PointNotFound."""
+        for key in reversed(self._point_keys(vm_uuid)):
+            for disk in self._read_point(key).disks:
+                if (disk.vdi, disk.snapshot) == (vdi, snapshot):
+                    return disk
+        raise PointNotFound(f"the restore point that this backup of disk {vdi} builds upon is gone")
 
     def find_point(self, id_or_prefix: str) -> Point:
         """Raises PointNotFound, or PointAmbiguous when several points begin like this."""

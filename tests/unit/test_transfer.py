@@ -1,0 +1,229 @@
+"""Batches through one connection: right bytes, bounded memory, one failure ends all three threads."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pytest
+
+from workers import transfer
+from workers.errors import CbtfleetError
+from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, Plan
+from workers.fleet import Next, Verdict
+from workers.nbd import ConnectionLost, Read
+from workers.repository import Pack
+from workers.transfer import CHUNK_SIZE, CHUNKS, MAX_BATCHES, Transfer
+
+
+class MemoryConnection:
+    """A connection to a disk in memory that keeps `window` bytes in flight as the real one does."""
+
+    def __init__(self, disk: np.ndarray, fail_at: int | None = None) -> None:
+        self.size = len(disk)
+        self.read_blocks: list[int] = []
+        self.aborted = threading.Event()
+        self._disk = memoryview(disk)
+        self._fail_at = fail_at
+
+    def read(self, requests: Iterable[Read], window: int) -> Iterator[Read]:
+        flying: list[Read] = []
+        waiting = iter(requests)
+        held = next(waiting, None)
+        while True:
+            while held is not None and sum(each.buffer.nbytes for each in flying) + held.buffer.nbytes <= window:
+                flying.append(held)
+                held = next(waiting, None)
+            if self.aborted.is_set():
+                raise ConnectionLost("aborted")
+            if not flying:
+                return
+            read = flying.pop(0)
+            if self._fail_at is not None and read.offset >= self._fail_at:
+                raise ConnectionLost("the host went away")
+            read.buffer[:] = self._disk[read.offset : read.offset + read.buffer.nbytes]
+            self.read_blocks += range(
+                read.offset // BLOCK_SIZE, -(-(read.offset + read.buffer.nbytes) // BLOCK_SIZE)
+            )
+            yield read
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+class Batches:
+    """The ledger's side: hands out batches in order and remembers the commits."""
+
+    def __init__(self, plan: Plan, stop_after: int | None = None, stop: Verdict = Verdict.YIELD) -> None:
+        self.committed: dict[int, tuple[int, int]] = {}
+        self.held = 0
+        self.most_held = 0
+        self._left = list(range(plan.batches))
+        self._stop_after = stop_after
+        self._stop = stop
+        self._lock = threading.Lock()
+
+    def take(self) -> Next:
+        with self._lock:
+            return self._next()
+
+    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+        with self._lock:
+            assert batch not in self.committed
+            self.committed[batch] = (read_bytes, stored_bytes)
+            self.held -= 1
+            return self._next()
+
+    def _next(self) -> Next:
+        if self._stop_after is not None and len(self.committed) >= self._stop_after:
+            return Next(self._stop, None)
+        if not self._left:
+            return Next(Verdict.EMPTY, None)
+        self.held += 1
+        self.most_held = max(self.most_held, self.held)
+        return Next(Verdict.CONTINUE, self._left.pop(0))
+
+
+class PlainPack:
+    """Keeps the plain bytes instead of sealing them, so that a test can compare."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.blocks: list[int] = []
+        self.plain = bytearray()
+
+    def add(self, blocks: np.ndarray, plain: memoryview) -> None:
+        self.blocks += blocks.tolist()
+        self.plain += plain
+
+    def finish(self) -> Pack:
+        return Pack(f"packs/{self.batch}", memoryview(self.plain), len(self.blocks), 0, len(self.plain))
+
+
+def disk_and_plan(seed: int, blocks: int, density: float, tail: int = 0) -> tuple[np.ndarray, Plan]:
+    size = blocks * BLOCK_SIZE - tail
+    disk = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    chance = random.Random(seed)
+    bits = [chance.random() < density for _ in range(blocks)]
+    bits[-1] = True
+    return disk, Plan.from_bitmap(np.packbits(bits).tobytes(), size)
+
+
+def run(
+    connection: MemoryConnection, plan: Plan, batches: Batches, packs: dict[int, PlainPack]
+) -> Verdict:
+    def new_pack(batch: int) -> PlainPack:
+        packs[batch] = PlainPack(batch)
+        return packs[batch]
+
+    put: list[str] = []
+    verdict = Transfer(connection, plan, batches, new_pack, lambda pack: put.append(pack.key)).run()  # type: ignore[arg-type]
+    assert put == [f"packs/{batch}" for batch in batches.committed]
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("blocks", "density", "tail"),
+    [(1, 1.0, 0), (1, 1.0, BLOCK_SIZE - 512), (1300, 1.0, 0), (1500, 0.5, 512), (3000, 0.1, 4096), (513, 1.0, 1)],
+)
+def test_each_planned_block_is_read_once_and_packed_in_order(blocks: int, density: float, tail: int) -> None:
+    disk, plan = disk_and_plan(blocks, blocks, density, tail)
+    connection, batches = MemoryConnection(disk), Batches(plan)
+    packs: dict[int, PlainPack] = {}
+    assert run(connection, plan, batches, packs) is Verdict.EMPTY
+    assert sorted(batches.committed) == list(range(plan.batches))
+    assert sum(read for read, _ in batches.committed.values()) == plan.changed_bytes
+    everything = [block for number in range(plan.batches) for block in plan.batch(number).tolist()]
+    assert connection.read_blocks == everything
+    for number, pack in packs.items():
+        assert pack.blocks == plan.batch(number).tolist()
+        expected = b"".join(
+            disk[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE].tobytes() for block in pack.blocks
+        )
+        assert bytes(pack.plain) == expected
+
+
+@pytest.mark.parametrize("stop", [Verdict.YIELD, Verdict.DRAIN])
+def test_asked_to_stop_it_commits_what_it_has_begun(stop: Verdict) -> None:
+    disk, plan = disk_and_plan(1, 10 * BATCH_BLOCKS, 1.0)
+    batches = Batches(plan, stop_after=3, stop=stop)
+    packs: dict[int, PlainPack] = {}
+    assert run(MemoryConnection(disk), plan, batches, packs) is stop
+    assert 3 <= len(batches.committed) < 3 + MAX_BATCHES
+    assert set(packs) == set(batches.committed)
+
+
+@pytest.mark.parametrize("stop", [Verdict.CANCEL, Verdict.FENCE])
+def test_told_to_give_up_it_cuts_the_connection(stop: Verdict) -> None:
+    disk, plan = disk_and_plan(2, 10 * BATCH_BLOCKS, 1.0)
+    connection, batches = MemoryConnection(disk), Batches(plan, stop_after=2, stop=stop)
+    assert run(connection, plan, batches, {}) is stop
+    assert connection.aborted.is_set()
+    assert len(batches.committed) <= 2 + MAX_BATCHES
+
+
+def test_a_lost_connection_is_raised_and_nothing_after_it_is_committed() -> None:
+    disk, plan = disk_and_plan(3, 6 * BATCH_BLOCKS, 1.0)
+    batches = Batches(plan)
+    with pytest.raises(ConnectionLost, match="went away"):
+        run(MemoryConnection(disk, fail_at=2 * BATCH_BLOCKS * BLOCK_SIZE + 5), plan, batches, {})
+    assert set(batches.committed) <= {0, 1}
+
+
+class StoreDown(CbtfleetError):
+    pass
+
+
+@pytest.mark.parametrize("where", ["add", "finish", "put", "commit", "take"])
+def test_the_first_failure_ends_every_thread(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, plan = disk_and_plan(4, 8 * BATCH_BLOCKS, 1.0)
+    connection, batches = MemoryConnection(disk), Batches(plan)
+    before = threading.active_count()
+    packs: list[PlainPack] = []
+
+    def fail(*_: object) -> None:
+        raise StoreDown("the store is down")
+
+    def new_pack(batch: int) -> PlainPack:
+        packs.append(PlainPack(batch))
+        if where in ("add", "finish") and batch == 1:
+            monkeypatch.setattr(packs[-1], where, fail)
+        return packs[-1]
+
+    if where in ("commit", "take"):
+        monkeypatch.setattr(batches, where, fail)
+    put = fail if where == "put" else lambda pack: None
+    with pytest.raises(StoreDown):
+        Transfer(connection, plan, batches, new_pack, put).run()  # type: ignore[arg-type]
+    assert threading.active_count() == before
+    assert connection.aborted.is_set()
+
+
+def test_memory_is_bounded_however_slow_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, plan = disk_and_plan(5, 12 * BATCH_BLOCKS, 1.0)
+    connection, batches = MemoryConnection(disk), Batches(plan)
+    begun: list[int] = []
+    most_ahead = 0
+    made: list[int] = []
+    monkeypatch.setattr(transfer, "bytearray", lambda size: (made.append(size), bytearray(size))[1], raising=False)
+
+    def new_pack(batch: int) -> PlainPack:
+        begun.append(batch)
+        return PlainPack(batch)
+
+    def slow_put(pack: Pack) -> None:
+        nonlocal most_ahead
+        # wait until the other threads can get no further, then count the packs that exist
+        while connection.read_blocks[-1:] != read_up_to[-1:]:
+            read_up_to[:] = connection.read_blocks[-1:]
+            threading.Event().wait(0.02)
+        most_ahead = max(most_ahead, len(begun) - len(batches.committed))
+
+    read_up_to: list[int] = []
+    Transfer(connection, plan, batches, new_pack, slow_put).run()  # type: ignore[arg-type]
+    assert len(batches.committed) == plan.batches
+    assert most_ahead <= MAX_BATCHES
+    assert batches.most_held <= MAX_BATCHES
+    assert made == [CHUNK_SIZE] * CHUNKS
