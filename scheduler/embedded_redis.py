@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from scheduler.children import end_with_parent
 from workers.errors import CbtfleetError, ConfigurationError
@@ -202,7 +204,8 @@ def _lock_folder(folder: Path, patience: float) -> BinaryIO:
 
 def answers(socket: Path) -> bool:
     """Whether a Redis answers on this socket; False while it is still loading its data."""
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2)
+    once = Retry(NoBackoff(), 0)  # the default tries again for seconds
+    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2, retry=once)
     try:
         return bool(client.ping())
     except redis.RedisError:

@@ -6,6 +6,8 @@ import time
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from scheduler.checks.check import Check, failed, ok, warning
 from scheduler.checks.clock import clock_check
@@ -17,7 +19,10 @@ OLDEST = (6, 2)
 
 def check_redis(settings: Settings) -> list[Check]:
     own = settings.redis.url is None
-    client = redis.Redis.from_url(settings.redis_url(), socket_connect_timeout=5, socket_timeout=5)
+    once = Retry(NoBackoff(), 0)
+    client = redis.Redis.from_url(
+        settings.redis_url(), socket_connect_timeout=5, socket_timeout=5, retry=once
+    )
     try:
         started = time.monotonic()
         client.ping()
