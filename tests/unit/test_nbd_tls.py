@@ -97,14 +97,14 @@ def ca_mode(folder: Path, subject: str | None, authority: Identity = AUTHORITY) 
 @pytest.mark.parametrize("mode", ["certificate", "public-key"])
 def test_reads_over_tls(mode: str, version: ssl.TLSVersion, tmp_path: Path) -> None:
     context = HOST.server_context(tmp_path, version)
-    with Peer(secured(context, serve)) as peer:
-        with dial(peer, Tls(mode, HOST.pem, "xen1.example")) as connection:  # type: ignore[arg-type]
-            assert connection.size == SIZE
-            requests = [Read(n << 16, memoryview(bytearray(100_000 + n))) for n in range(40)]
-            for request in connection.read(iter(requests), window=1 << 20):
-                number = request.offset >> 16
-                assert request.buffer == bytes([number]) * (100_000 + number)
-            assert connection.close() is True
+    tls = Tls(mode, HOST.pem, "xen1.example")  # type: ignore[arg-type]
+    with Peer(secured(context, serve)) as peer, dial(peer, tls) as connection:
+        assert connection.size == SIZE
+        requests = [Read(n << 16, memoryview(bytearray(100_000 + n))) for n in range(40)]
+        for request in connection.read(iter(requests), window=1 << 20):
+            number = request.offset >> 16
+            assert request.buffer == bytes([number]) * (100_000 + number)
+        assert connection.close() is True
     assert peer.received.startswith(PLAIN_PART + b"IHAVEOPT\x00\x00\x00\x01")
     assert peer.received.endswith(DISCONNECT)
 
@@ -180,9 +180,9 @@ def test_the_server_name_that_is_asked_for(subject: str, asked: str | None, tmp_
     ids=["other certificate", "same key, other certificate", "other key"],
 )
 def test_untrusted(host: Identity, tls: Tls, text: str, version: ssl.TLSVersion, tmp_path: Path) -> None:
-    with Peer(secured(host.server_context(tmp_path, version), record)) as peer:
-        with pytest.raises(TlsUntrusted, match=text) as caught:
-            dial(peer, tls)
+    context = host.server_context(tmp_path, version)
+    with Peer(secured(context, record)) as peer, pytest.raises(TlsUntrusted, match=text) as caught:
+        dial(peer, tls)
     assert caught.value.advice == "give-up"
     assert peer.received == PLAIN_PART
 
@@ -205,9 +205,9 @@ def test_untrusted(host: Identity, tls: Tls, text: str, version: ssl.TLSVersion,
 def test_untrusted_by_ca(
     host: Identity, subject: str, authority: Identity, text: str, version: ssl.TLSVersion, tmp_path: Path
 ) -> None:
-    with Peer(secured(host.server_context(tmp_path, version), record)) as peer:
-        with pytest.raises(TlsUntrusted, match=text):
-            dial(peer, ca_mode(tmp_path, subject, authority))
+    context = host.server_context(tmp_path, version)
+    with Peer(secured(context, record)) as peer, pytest.raises(TlsUntrusted, match=text):
+        dial(peer, ca_mode(tmp_path, subject, authority))
     assert peer.received == PLAIN_PART
 
 
@@ -306,9 +306,9 @@ def test_the_export_is_refused(politely: bool, version: ssl.TLSVersion, tmp_path
         if politely:
             line.socket = line.socket.unwrap()  # type: ignore[attr-defined]
 
-    with Peer(secured(HOST.server_context(tmp_path, version), refuse)) as peer:
-        with pytest.raises(ExportRefused, match="try another host"):
-            dial(peer, Tls("certificate", HOST.pem))
+    context = HOST.server_context(tmp_path, version)
+    with Peer(secured(context, refuse)) as peer, pytest.raises(ExportRefused, match="try another host"):
+        dial(peer, Tls("certificate", HOST.pem))
     assert peer.received.endswith(EXPORT_NAME.encode())
 
 
@@ -426,6 +426,9 @@ def test_abort(when: str, tmp_path: Path) -> None:
         abort.throw()
         line.stall()
 
-    with Peer(script) as peer, pytest.raises(ConnectionLost, match="aborted on our side"):
-        with dial(peer, Tls("certificate", HOST.pem), Deadlines(), abort) as connection:
-            list(connection.read([Read(0, memoryview(bytearray(65536)))]))
+    with (
+        Peer(script) as peer,
+        pytest.raises(ConnectionLost, match="aborted on our side"),
+        dial(peer, Tls("certificate", HOST.pem), Deadlines(), abort) as connection,
+    ):
+        list(connection.read([Read(0, memoryview(bytearray(65536)))]))
