@@ -53,6 +53,7 @@ from workers.repository.store import (
     StoreUnavailable,
     honours_put_if_absent,
 )
+from workers.repository.verify import Damage, Verified, verify_points
 
 __all__ = [
     "ENTRY",
@@ -64,6 +65,7 @@ __all__ = [
     "Config",
     "Created",
     "CredentialsMissing",
+    "Damage",
     "DamagedObject",
     "DiskPoint",
     "FrameReader",
@@ -97,6 +99,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "TargetExists",
+    "Verified",
     "WorkerKeys",
     "configured_passphrase",
     "create_repository",
@@ -113,4 +116,5 @@ __all__ = [
     "read_segment",
     "recover_private_key",
     "restore_disk",
+    "verify_points",
 ]

@@ -204,7 +204,7 @@ class _DiskPacks:
         """One number for pack and block; a disk has at most 2^30 blocks."""
         numbers = [self._numbers[table.name(row).hash] for row in range(len(table))]
         packs = np.array(numbers, np.uint64)[frames["pack"]]
-        return (packs << np.uint64(30)) | frames["block"]
+        return np.asarray((packs << np.uint64(30)) | frames["block"], np.uint64)
 
     def _list(self, run: str) -> None:
         self._listed.add(run)
