@@ -29,12 +29,13 @@ class Simulator:
     def __init__(self, folder: Path, *arguments: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "infra.simulator", "--folder", str(folder), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=(folder / "stderr.log").open("wb"),
-            text=True,
-        )
+        with (folder / "stderr.log").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "infra.simulator", "--folder", str(folder), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], 30)
         line = self._process.stdout.readline() if ready else ""
