@@ -261,11 +261,11 @@ class Session:
         while True:
             try:
                 record = self.call("task.get_record", task)
-                lost = 0
                 if not isinstance(record, dict) or "status" not in record or "result" not in record:
                     raise BadAnswer(f"pool {self.pool}: the task of {method} has no status and result")
                 if record["status"] in ("success", "failure", "cancelled"):
                     return record
+                lost = 0
             except (PoolUnreachable, AnswerLost):
                 lost += 1
                 if lost > _POLLS_LOST:
@@ -307,9 +307,9 @@ class Session:
             self._transport.timeout = usual
 
     def _failure(self, code: str, params: list[str], method: str, secret: str = "") -> XapiFailure:
-        hidden = [text for text in (self._reference, secret) if text]
-        for text in hidden:
-            params = [param.replace(text, "<hidden>") for param in params]
+        for hidden in (self._reference, secret):
+            if hidden:
+                params = [param.replace(hidden, "<hidden>") for param in params]
         return XapiFailure(code, params, method, self.pool)
 
     @contextmanager
@@ -326,7 +326,7 @@ class Session:
         except xmlrpc.client.Fault as error:
             if error.faultCode == 401:
                 raise SessionLost(f"{where}: the session has ended on the pool; log in again") from None
-            raise BadAnswer(f"{where}: the answer is a fault: {redact(error.faultString)}") from None
+            raise BadAnswer(f"{where}: the answer is a fault: {redact(str(error.faultString))}") from None
         except xmlrpc.client.ProtocolError as error:
             why = {431: "the request's header is too long", 500: "XAPI failed, or the call was over 300 KiB"}
             text = why.get(error.errcode, redact(error.errmsg))

@@ -118,6 +118,13 @@ def test_polls_that_stay_broken(xapi: Any, session: Session) -> None:
     assert xapi.methods()[-2:] == ["task.cancel", "task.destroy"]
 
 
+def test_a_task_that_is_no_task(xapi: Any, session: Session) -> None:
+    xapi.handlers["task.get_record"] = lambda _: {"status": "pending"}
+    with pytest.raises(BadAnswer, match="no status and result"):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new", deadline=10)
+    assert xapi.methods().count("task.get_record") == 4
+
+
 def test_a_lost_answer_of_the_start_is_not_asked_for_again(xapi: Any, session: Session) -> None:
     xapi.say("Async.VM.snapshot", xapi.drop())
     with pytest.raises(AnswerLost):
