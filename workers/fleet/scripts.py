@@ -112,20 +112,28 @@ def translated(client: RedisClient) -> Iterator[None]:
     except exceptions.AuthenticationError as error:
         raise LedgerUnreachable(f"Redis at {address(client)} refuses the user name or password") from error
     except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
-        raise LedgerUnreachable(f"Redis at {address(client)} does not answer: {_reason(error)}") from error
-    except exceptions.ReadOnlyError as error:
         raise LedgerUnreachable(
-            f"Redis at {address(client)} is a read-only replica (a failover?); the ledger needs the master"
-        ) from error
-    except exceptions.OutOfMemoryError as error:  # type: ignore[attr-defined,unused-ignore]
-        raise LedgerUnreachable(
-            f"Redis at {address(client)} is out of memory: raise its maxmemory (policy noeviction)"
+            f"Redis at {address(client)} does not answer: {_first_line(str(error)) or type(error).__name__}"
         ) from error
     except exceptions.ResponseError as error:
-        refusal = re.match(r"(LEDGER|UNKNOWN) (.*)", str(error))
-        if refusal is None:
-            raise LedgerError(f"Redis at {address(client)} failed a ledger call: {_reason(error)}") from error
-        raise (UnknownToLedger if refusal[1] == "UNKNOWN" else LedgerError)(refusal[2]) from error
+        raise _refusal(str(error), address(client)) from error
+
+
+def _refusal(answer: str, where: str) -> LedgerError:
+    """What an error reply means. Redis 6.2 wraps a failed command's reply into that of the script, so the
+    marks are looked for anywhere in it."""
+    ours = re.match(r"(LEDGER|UNKNOWN) (.*)", answer)
+    if ours is not None:
+        return (UnknownToLedger if ours[1] == "UNKNOWN" else LedgerError)(ours[2])
+    if "read only replica" in answer:
+        return LedgerUnreachable(
+            f"Redis at {where} is a read-only replica (a failover?); the ledger needs the master"
+        )
+    if "when used memory > 'maxmemory'" in answer:
+        return LedgerUnreachable(
+            f"Redis at {where} is out of memory: raise its maxmemory (policy noeviction)"
+        )
+    return LedgerError(f"Redis at {where} failed a ledger call: {_first_line(answer)}")
 
 
 def address(client: RedisClient) -> str:
@@ -134,7 +142,6 @@ def address(client: RedisClient) -> str:
     return str(known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}")
 
 
-def _reason(error: Exception) -> str:
-    """The exception's first line, short: a person reads it."""
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _first_line(message: str) -> str:
+    """Short: a person reads it."""
+    return message.partition("\n")[0][:200]
