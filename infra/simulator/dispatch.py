@@ -10,7 +10,7 @@ from typing import Any
 from infra.simulator.calls import find_call
 from infra.simulator.calls.registry import Call, Context
 from infra.simulator.calls.session import check_role, check_session
-from infra.simulator.failures import Failure, ReplyDropped
+from infra.simulator.failures import Failure, ReplyDropped, TooEarly
 from infra.simulator.faults import Fault
 from infra.simulator.schema import FIELDS
 from infra.simulator.state import State
@@ -22,6 +22,8 @@ _ASYNC = "Async."
 def dispatch(state: State, host: str, method: str, params: list[Any]) -> Any:
     """The value of a call. Raises Failure, Stopping, or ReplyDropped when a fault says so."""
     state.log.called(method)
+    if host in state.booting:
+        raise TooEarly("HOST_STILL_BOOTING")
     with state.lock:
         fault = state.faults.call(method, _objects(state, params))
         in_task = None
@@ -41,7 +43,11 @@ def _run_with(fault: Fault | None, state: State, work: Callable[[], Any]) -> Any
         state.pause(fault.delay)
         if fault.failure:
             raise Failure(*fault.failure)
-    return work()
+    try:
+        return work()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # XAPI's own fate for whatever its code did not foresee.
+        raise Failure("INTERNAL_ERROR", repr(error)) from error
 
 
 def _run(state: State, host: str, method: str, params: list[Any], in_task: Fault | None) -> Any:

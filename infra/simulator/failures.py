@@ -15,6 +15,10 @@ class Failure(Exception):
         return self.description[0]
 
 
+class TooEarly(Failure):
+    """A failure before the call was even looked at: JSON-RPC wraps it differently."""
+
+
 class Stopping(Exception):
     """The simulator is being stopped: whoever waits in it gives up."""
 
@@ -37,6 +41,18 @@ _SM_TEXTS = {
 }
 
 
-def sm_failure(number: int, detail: str) -> Failure:
-    """A failure of the storage manager: `["", "<description> [opterr=<detail>]", stderr]`."""
-    return Failure(f"SR_BACKEND_FAILURE_{number}", "", f"{_SM_TEXTS[number]} [opterr={detail}]", "")
+def sm_failure(number: int, detail: str, sr: str = "", vdi: str = "") -> Failure:
+    """A failure of the storage manager: `["", "<description> [opterr=<detail>]", stderr]`.
+
+    Two of its numbers have codes of their own: 24 (in use) and 144 (missing).
+    """
+    if number == 24:
+        return Failure("VDI_IN_USE")
+    if number == 144:
+        return Failure("VDI_MISSING", sr, vdi)
+    return Failure(
+        f"SR_BACKEND_FAILURE_{number}",
+        "",
+        f"{_SM_TEXTS.get(number, 'Storage manager error')} [opterr={detail}]",
+        "",
+    )

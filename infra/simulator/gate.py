@@ -8,7 +8,6 @@ from typing import Any
 
 from infra.simulator.calls.registry import Context
 from infra.simulator.failures import Failure
-from infra.simulator.schema import NULL
 from infra.simulator.state import State
 
 _CBT = "VDI_CONFIG_CBT"
@@ -16,6 +15,7 @@ _FEATURES = {
     "snapshot": "VDI_SNAPSHOT",
     "clone": "VDI_CLONE",
     "copy": None,
+    "mirror": "VDI_MIRROR",
     "resize": "VDI_RESIZE",
     "destroy": "VDI_DELETE",
     "enable_cbt": _CBT,
@@ -23,7 +23,7 @@ _FEATURES = {
     "data_destroy": _CBT,
     "list_changed_blocks": _CBT,
 }
-_LIVE = {"snapshot", "enable_cbt", "disable_cbt", "data_destroy"}
+_LIVE = {"snapshot", "mirror", "enable_cbt", "disable_cbt", "data_destroy"}
 """Not refused because of an attached VBD (data_destroy waits for it instead)."""
 _ANY_TYPE = {"destroy", "data_destroy", "list_changed_blocks", "enable_cbt", "disable_cbt"}
 _MAX_WAITING = 100
@@ -156,8 +156,7 @@ def check_reachable(state: State, sr: str) -> None:
 
 def check_host(state: State, host: str) -> None:
     """Raises Failure HOST_OFFLINE or CANNOT_CONTACT_HOST."""
-    metrics = state.database.get("host", host)["metrics"]
-    if metrics == NULL or not state.database.get("host_metrics", metrics)["live"]:
+    if not state.is_live(host):
         raise Failure("HOST_OFFLINE", host)
     if host in state.unreachable:
         raise Failure("CANNOT_CONTACT_HOST", host)

@@ -43,6 +43,8 @@ def resize(state: State, vdi: str, size: int) -> None:
     """Grows a disk to exactly `size` bytes, also while its VM runs. Raises Unknown."""
     with state.lock:
         ref, _ = _live(state, vdi)
+        if size % state.spec.sector_size:
+            raise Unknown(f"{size} is no multiple of {state.spec.sector_size}")
         try:
             storage.resize_vdi(state, ref, size)
         except Failure as failure:

@@ -44,6 +44,11 @@ def decode_call(body: bytes) -> JsonCall:
     return JsonCall(method, params, identity, request.get("jsonrpc") == "2.0")
 
 
+def early_failure(description: list[str]) -> bytes:
+    """A failure before dispatch: version 2 whatever was asked, id 0, the error a bare array."""
+    return _dump({"jsonrpc": "2.0", "error": list(description), "id": 0})
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y%m%dT%H:%M:%SZ")

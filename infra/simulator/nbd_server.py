@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from infra.simulator import nbd_wire as wire
 from infra.simulator.attachments import attach_to_dom0, detach_from_dom0
-from infra.simulator.calls.session import check_session
+from infra.simulator.calls.session import check_role, check_session
 from infra.simulator.failures import Failure, Stopping
 from infra.simulator.listener import Connection
 from infra.simulator.log import ConnectionEntry
@@ -65,6 +65,9 @@ class NbdService:
         state = self.state
         self._fault(connection, entry, "accept")
         with state.lock:
+            # Its XAPI cannot answer without the master: it retries, and gives up.
+            if not state.wait_for(lambda: state.is_live(state.master), state.spec.timing.xapi_retry):
+                return "rejected-no-xapi"
             purposes = {
                 purpose
                 for ref in state.database.refs("network")
@@ -130,6 +133,7 @@ class NbdService:
         with state.lock:
             try:
                 check_session(state, session)
+                check_role(state, session, "VBD.create", "vm-admin")
                 vdi = state.database.by_uuid("VDI", vdi_uuid)
                 vbds.append(attach_to_dom0(state, self.host, vdi_uuid, f"OpaqueRef:{uuid.uuid4()}"))
             except Failure as failure:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from infra.simulator import guests, inspection, world
 from infra.simulator.calls.session import collect_sessions
 from infra.simulator.certificates import Authority, HostCertificate
 from infra.simulator.failures import Stopping
 from infra.simulator.faults import Fault
+from infra.simulator.firewall import keep_firewall
 from infra.simulator.guests import Unknown
 from infra.simulator.hosts import SimulatedHost
 from infra.simulator.listener import bind
@@ -25,7 +27,7 @@ from infra.simulator.spec import PoolSpec, VmSpec
 from infra.simulator.state import State
 from infra.simulator.tasks import collect_tasks
 
-HostState = Literal["up", "down", "unreachable"]
+HostState = Literal["up", "down", "unreachable", "booting"]
 
 
 @dataclass
@@ -43,25 +45,32 @@ class SimulatedPool:
         """Returns when all listens. Without a folder a temporary one is made, and removed by `stop`."""
         spec = spec or PoolSpec()
         state = world.build(spec)
+        addresses = [world.addresses(spec, number) for number in range(spec.hosts)]
+        xapi, port = bind([each.management for each in addresses], spec.port)
+        try:
+            nbd, nbd_port = bind([one for each in addresses for one in each.listening], spec.nbd_port)
+        except OSError:
+            for socket in xapi:
+                socket.close()
+            raise
+        state.nbd_port = nbd_port
         own = folder is None
         folder = Path(tempfile.mkdtemp(prefix="simulated-pool-")) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
-        addresses = [world.addresses(spec, number) for number in range(spec.hosts)]
-        xapi, port = bind([each.management for each in addresses], spec.port)
-        nbd, nbd_port = bind([one for each in addresses for one in each.listening], spec.nbd_port)
-        state.nbd_port = nbd_port
-        authority = Authority.create(spec.name) if spec.certificates == "ca" else None
-        pool = cls(state, folder, [], authority, own)
-        for ref, each, socket in zip(state.hosts, addresses, xapi, strict=True):
+        pool = cls(state, folder, [], Authority.create(spec.name) if spec.certificates == "ca" else None, own)
+        for ref, each in zip(state.hosts, addresses, strict=True):
             record = state.database.get("host", ref)
             host = SimulatedHost(
                 state, ref, record["uuid"], record["name_label"], each.listening, folder, port, nbd_port
             )
             host.use_certificate(pool._certificate(host))
             pool.hosts.append(host)
-            host.start(socket, [nbd.pop(0) for _ in each.listening])
         pool._write_files()
+        for host, socket in zip(pool.hosts, xapi, strict=True):
+            host.start(socket, [nbd.pop(0) for _ in host.addresses])
         state.start_thread(pool._keep_house, "housekeeping")
+        if spec.firewall == "iptables":
+            state.start_thread(partial(keep_firewall, state, pool.hosts), "firewall")
         return pool
 
     def __enter__(self) -> SimulatedPool:
@@ -158,12 +167,16 @@ class SimulatedPool:
         guests.disable_cbt(self.state, vdi)
 
     def set_host(self, uuid: str, state: HostState) -> None:
-        """ "down": the power fails; "unreachable": it runs, but the master cannot talk to it."""
+        """Down: the power fails. Unreachable: it runs, but the master cannot talk to it. Booting: its xapi
+        answers HOST_STILL_BOOTING to everything."""
+        if state not in get_args(HostState):
+            raise Unknown(f'host state "{state}" is none of {", ".join(get_args(HostState))}')
         host = self.host(uuid)
         with self.state.lock:
-            self.state.unreachable.discard(host.ref)
-            if state == "unreachable":
-                self.state.unreachable.add(host.ref)
+            for kept, name in ((self.state.unreachable, "unreachable"), (self.state.booting, "booting")):
+                kept.discard(host.ref)
+                if state == name:
+                    kept.add(host.ref)
         if state == "down" and host.up:
             guests.crash_host(self.state, host.ref)
             host.set_live(False)

@@ -41,7 +41,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "host_metrics": {
         "uuid": "", "memory_total": 0, "memory_free": 0, "live": True, "last_updated": EPOCH,
-                                                                                                               "other_config": {},
+        "other_config": {},
     },
     "network": {
         **_NAMED, **_OPERATIONS, "VIFs": [], "PIFs": [], "MTU": 1500, "other_config": {}, "bridge": "",

@@ -12,7 +12,7 @@ VHD_ROUNDING = 2 << 20
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """One disk. `size` is taken as it is, also when it is no multiple of anything."""
+    """One disk. `size` is taken as it is, also when it is no multiple of 64 KiB or 2 MiB."""
 
     size: int = 64 << 20
     name: str = ""
@@ -62,6 +62,8 @@ class Timing:
     data_destroy_wait: float = 4.0
     in_progress_retry: float = 7200.0
     """How long xapi itself retries OTHER_OPERATION_IN_PROGRESS before the caller sees it."""
+    xapi_retry: float = 300.0
+    """How long xapi-nbd retries when its XAPI does not answer, before the client sees an EOF."""
     housekeeping: float = 30.0
     firewall_delay: float = 5.0
 

@@ -39,6 +39,8 @@ class State:
     hosts: list[str] = field(default_factory=list)
     unreachable: set[str] = field(default_factory=set)
     """Hosts that are alive in the database but do not answer the master."""
+    booting: set[str] = field(default_factory=set)
+    """Hosts whose xapi is up but not ready."""
     nbd_port: int = 0
     rolling_upgrade: bool = False
     waiting: int = 0
@@ -53,6 +55,12 @@ class State:
     @property
     def master(self) -> str:
         return str(self.database.get("pool", self.pool)["master"])
+
+    def is_live(self, host: str) -> bool:
+        metrics = self.database.get("host", host)["metrics"]
+        return self.database.exists("host_metrics", metrics) and bool(
+            self.database.get("host_metrics", metrics)["live"]
+        )
 
     def now(self) -> datetime:
         """XAPI's times have whole seconds."""

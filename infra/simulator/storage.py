@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from infra.simulator.failures import sm_failure
-from infra.simulator.schema import NULL
 from infra.simulator.state import State
 from infra.simulator.vdi_content import Content
 
 FILE_SRS = {"ext", "nfs", "smb", "xfs"}
 """Their driver unlinks a cbt_metadata log before it could be relinked."""
 
+MAX_CHAIN = 30
+"""VHDs in a chain; snapshots whose data are destroyed are coalesced and do not count."""
+
 _COPIED_TO_SNAPSHOT = (
-    "name_label", "name_description", "virtual_size", "type", "sharable", "other_config", "xenstore_data",
+    "name_label", "name_description", "type", "sharable", "other_config", "xenstore_data",
     "on_boot", "tags", "SR",
 )  # fmt: skip
 
@@ -37,7 +39,9 @@ def snapshot_vdi(state: State, vdi: str) -> str:
         raise sm_failure(44, "No space left on device")
     fault = state.faults.storage("snapshot", uuid)
     if fault:
-        raise sm_failure(fault.number, "scripted")
+        raise sm_failure(fault.number, "scripted", record["SR"], vdi)
+    if len(_with_data(state, vdi)) >= MAX_CHAIN:
+        raise sm_failure(109, f"The snapshot chain of {uuid} is longer than {MAX_CHAIN}")
     content = state.contents[vdi].copy()
     tracked = bool(record["cbt_enabled"]) and uuid in state.cbt
     lost = tracked and state.faults.storage("cbt_snapshot", uuid) is not None
@@ -45,7 +49,7 @@ def snapshot_vdi(state: State, vdi: str) -> str:
     snapshot = create_vdi(
         state,
         content,
-        **{key: value for key, value in copied.items() if key != "virtual_size"},
+        **copied,
         is_a_snapshot=True,
         snapshot_of=vdi,
         snapshot_time=state.now(),
@@ -61,11 +65,11 @@ def snapshot_vdi(state: State, vdi: str) -> str:
     return snapshot
 
 
-def clone_vdi(state: State, vdi: str) -> str:
-    """A writable copy, without CBT."""
+def clone_vdi(state: State, vdi: str, sr: str | None = None) -> str:
+    """A writable copy, without CBT, on the same SR or on another."""
     record = state.database.get("VDI", vdi)
-    copied = {field: record[field] for field in _COPIED_TO_SNAPSHOT if field != "virtual_size"}
-    return create_vdi(state, state.contents[vdi].copy(), **copied)
+    copied = {field: record[field] for field in _COPIED_TO_SNAPSHOT}
+    return create_vdi(state, state.contents[vdi].copy(), **{**copied, "SR": sr or record["SR"]})
 
 
 def enable_cbt(state: State, vdi: str) -> None:
@@ -137,6 +141,10 @@ def deactivate(state: State, vdi: str) -> None:
         state.cbt[uuid].consistent = True
 
 
+def _with_data(state: State, vdi: str) -> list[str]:
+    return [ref for ref in state.database.find("VDI", snapshot_of=vdi) if ref in state.contents]
+
+
 def attached_rw(state: State, vdi: str) -> bool:
     vbds = state.database.find("VBD", VDI=vdi, currently_attached=True, mode="RW")
     return bool(vbds)
@@ -149,7 +157,3 @@ def _lose_cbt(state: State, vdi: str, message: str) -> None:
 
 def post_message(state: State, name: str, cls: str, uuid: str) -> str:
     return state.database.create("message", name=name, cls=cls, obj_uuid=uuid, timestamp=state.now())
-
-
-def vdi_or_null(state: State, vdi: str) -> str:
-    return vdi if state.database.exists("VDI", vdi) else NULL

@@ -38,8 +38,7 @@ def run_task(state: State, task: str, work: Callable[[], Any]) -> None:
         except Failure as failure:
             _complete(state, task, status="failure", error_info=list(failure.description))
         else:
-            result = "" if value is None else encode_value(value)
-            _complete(state, task, status="success", result=result)
+            _complete(state, task, status="success", result=encode_value("" if value is None else value))
 
 
 def collect_tasks(state: State) -> None:

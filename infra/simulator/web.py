@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from infra.simulator import jsonrpc_wire, xmlrpc_wire
 from infra.simulator.dispatch import dispatch
-from infra.simulator.failures import Failure, ReplyDropped, Stopping
+from infra.simulator.failures import Failure, ReplyDropped, Stopping, TooEarly
 from infra.simulator.listener import Connection
 from infra.simulator.state import State
 
@@ -92,6 +92,8 @@ def _answer(state: State, host: str, request: Request) -> tuple[str, bytes]:
             raise Refused(500) from error
         try:
             return "application/json", call.success(dispatch(state, host, call.method, call.params))
+        except TooEarly as failure:
+            return "application/json", jsonrpc_wire.early_failure(failure.description)
         except Failure as failure:
             return "application/json", call.failure(failure.description)
     try:

@@ -114,6 +114,8 @@ def _local_sr(state: State, host: str) -> str:
 
 
 def _vdi(state: State, spec: DiskSpec, sr: str, name: str) -> str:
+    if spec.size % state.spec.sector_size:
+        raise ValueError(f"a disk of {spec.size} bytes: no multiple of {state.spec.sector_size}")
     seed = mix(state.spec.seed ^ mix(len(state.contents)))
     return storage.create_vdi(
         state,

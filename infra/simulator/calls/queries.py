@@ -74,11 +74,11 @@ class _Parser:
         name = self.tokens.pop(0)[1]
         if not is_field:
             return False, name
-        # The database's own names: name__label is the API's name_label.
-        name = name.replace("__", "_")
-        if name not in self.fields:
+        # The database's own names: name__label is the API's name_label, and not the other way about.
+        api_name = name.replace("__", "_")
+        if api_name not in self.fields or (name == api_name and name.startswith("name_")):
             raise _bad(self.text)
-        return True, name
+        return True, api_name
 
     def _skip(self, sign: str) -> bool:
         if self.tokens and self.tokens[0] == ("sign", sign):

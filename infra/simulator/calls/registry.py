@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.simulator.failures import Failure
+from infra.simulator.schema import FIELDS
 from infra.simulator.state import State
 
 ROLES = ("read-only", "vm-operator", "vm-admin", "vm-power-admin", "pool-operator", "pool-admin")
@@ -47,6 +48,15 @@ class Parameter:
         elif self.type == "Any" or isinstance(value, _TYPES.get(self.type, ())):
             return value
         raise Failure("INTERNAL_ERROR", f"parameter {self.name}: expected {self.type}")
+
+
+def record_argument(cls: str, args: dict[str, Any]) -> dict[str, Any]:
+    """A record given by a caller, in Python's types; unknown fields are ignored. Raises Failure."""
+    return {
+        name: Parameter(name, type(FIELDS[cls][name]).__name__).accept(value)
+        for name, value in args.items()
+        if name in FIELDS[cls]
+    }
 
 
 _TYPES: dict[str, type] = {"str": str, "bool": bool, "list": list, "dict": dict}

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from infra.simulator import storage
-from infra.simulator.calls.registry import Context, call
+from infra.simulator.calls.registry import Context, call, record_argument
 from infra.simulator.failures import Failure, sm_failure
 from infra.simulator.gate import check_reachable, sr_operation, vbds_in_the_way, vdi_operation
 from infra.simulator.vdi_content import Content
 
 _MANDATORY = ("SR", "virtual_size", "type", "sharable", "read_only", "other_config")
-_OPTIONAL = ("name_label", "name_description", "tags", "xenstore_data", "sm_config", "on_boot")
+_GIVEN = (
+    "SR",
+    "type",
+    "sharable",
+    "read_only",
+    "other_config",
+    "name_label",
+    "name_description",
+    "tags",
+    "xenstore_data",
+    "sm_config",
+    "on_boot",
+)
 
 
 @call("VDI.snapshot", "vm-admin", asynchronous=True)
@@ -24,23 +36,41 @@ def clone(context: Context, vdi: str, driver_params: dict = {}) -> str:  # type:
         return storage.clone_vdi(context.state, vdi)
 
 
+@call("VDI.copy", "vm-admin", asynchronous=True)
+def copy(context: Context, vdi: str, sr: str) -> str:
+    context.state.database.get("SR", sr)
+    with vdi_operation(context, vdi, "copy"):
+        return storage.clone_vdi(context.state, vdi, sr)
+
+
+@call("VDI.pool_migrate", "vm-power-admin", asynchronous=True)
+def pool_migrate(context: Context, vdi: str, sr: str, options: dict) -> str:  # type: ignore[type-arg]
+    """To another SR, with the VM running or not: not with CBT on. The moved disk is a new VDI."""
+    database = context.state.database
+    database.get("SR", sr)
+    if database.get("VDI", vdi)["cbt_enabled"]:
+        raise Failure("VDI_CBT_ENABLED", vdi)
+    with vdi_operation(context, vdi, "mirror"):
+        moved = storage.clone_vdi(context.state, vdi, sr)
+        for vbd in database.find("VBD", VDI=vdi):
+            database.update("VBD", vbd, VDI=moved)
+    storage.destroy_vdi(context.state, vdi)
+    return moved
+
+
 @call("VDI.create", "vm-admin", asynchronous=True)
 def create(context: Context, args: dict) -> str:  # type: ignore[type-arg]
     missing = [field for field in _MANDATORY if field not in args]
     if missing:
         raise Failure("INTERNAL_ERROR", f"Not_found: field {missing[0]} of a VDI record")
-    state = context.state
+    state, record = context.state, record_argument("VDI", args)
     rounding = state.spec.size_rounding
-    try:
-        size = -(-int(args["virtual_size"]) // rounding) * rounding
-    except (TypeError, ValueError):
-        raise Failure("INTERNAL_ERROR", "virtual_size: expected an int") from None
-    state.database.get("SR", args["SR"])
+    size = -(-record["virtual_size"] // rounding) * rounding
+    state.database.get("SR", record["SR"])
     if size <= 0:
         raise sm_failure(79, "Size must be positive")
-    with sr_operation(context, args["SR"], "vdi_create"):
-        values = {field: args[field] for field in (*_MANDATORY, *_OPTIONAL) if field in args}
-        del values["virtual_size"]
+    with sr_operation(context, record["SR"], "vdi_create"):
+        values = {field: record[field] for field in _GIVEN if field in record}
         return storage.create_vdi(state, Content.new(size), **values)
 
 

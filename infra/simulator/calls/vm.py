@@ -6,9 +6,9 @@ from typing import Any
 
 from infra.simulator import attachments, storage
 from infra.simulator.calls import vdi as vdi_calls
-from infra.simulator.calls.registry import Context, call
+from infra.simulator.calls.registry import Context, call, record_argument
 from infra.simulator.failures import Failure
-from infra.simulator.schema import FIELDS, NULL
+from infra.simulator.schema import NULL
 from infra.simulator.state import State
 
 _NOT_COPIED = {"uuid", "snapshots", "VBDs", "current_operations", "resident_on", "domid"}
@@ -123,7 +123,7 @@ def revert(context: Context, snapshot: str) -> None:
 @call("VBD.create", "vm-admin", asynchronous=True)
 def vbd_create(context: Context, args: dict) -> str:  # type: ignore[type-arg]
     database = context.state.database
-    known = {field: value for field, value in args.items() if field in FIELDS["VBD"]}
+    known = record_argument("VBD", args)
     database.get("VM", known.get("VM", ""))
     if not known.get("empty"):
         database.get("VDI", known.get("VDI", ""))
