@@ -51,7 +51,7 @@ class DiskPoint:
     snapshot: str
     sr: str
     mode: Literal["full", "incremental"]
-    reason: str
+    reason: str | None
     changed_bytes: int
     read_bytes: int
     stored_bytes: int
