@@ -30,6 +30,9 @@ from workers.repository.segment import (
 )
 from workers.repository.store import ObjectExists, Store
 
+_BATCHES = SEGMENT_ENTRIES // BATCH_BLOCKS
+"""Batches a segment: a batch is never cut."""
+
 MAX_LAYERS = 16
 """With more layers than this, a restore would read much block map that is overlaid anyway."""
 
@@ -69,7 +72,7 @@ class SegmentWriter:
         """Without a parent, a hole is the same as a block that is in no segment, so none is written."""
         packs = PackList.of(self._store, self._disk, self._run, plan)
         written: list[SegmentRef] = []
-        chunks = packs.read(self._store, self._keys, plan, SEGMENT_ENTRIES // BATCH_BLOCKS)
+        chunks = packs.read(self._store, self._keys, plan, _BATCHES)
         for number, tails in enumerate(chunks):
             piece = _piece_of(self._disk, self._run, tails)
             if not keep_holes:
