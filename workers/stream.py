@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -20,7 +21,7 @@ from workers.extents import Plan
 from workers.fleet import Claim, Ledger, LedgerUnreachable, Next, Outcome, Verdict
 from workers.messages import Grant
 from workers.nbd import Busy, Connection, Deadlines, NbdError, Tls, Unreachable, connect
-from workers.repository import AccessDenied, Pack, PackWriter, Store, WorkerKeys
+from workers.repository import AccessDenied, ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.transfer import Transfer
 from workers.xapi import LoginRefused, PoolUntrusted, Session
@@ -221,7 +222,8 @@ def _pack_maker(context: StreamContext, claim: Claim) -> Callable[[int], PackWri
 
 def _putter(store: Store) -> Callable[[Pack], None]:
     def put(pack: Pack) -> None:
-        store.put_if_absent(pack.key, pack.data)
+        with suppress(ObjectExists):  # its name is its hash: an earlier attempt put these very bytes
+            store.put_if_absent(pack.key, pack.data)
 
     return put
 

@@ -73,7 +73,7 @@ class PackWriter:
         self._data_key = os.urandom(SECRET_SIZE)
         self._cipher = AESGCM(self._data_key) if keys.encrypted else None
         self._prefix = frame_prefix(keys.repository, disk, run)
-        self._buffer = memoryview(np.empty(PACK_CAPACITY, np.uint8))
+        self._buffer = np.empty(PACK_CAPACITY, np.uint8).data
         self._buffer[: HEADER.size] = header(keys.encrypted)
         self._end = HEADER.size
         self._numbers: list[npt.NDArray[np.int64]] = []
