@@ -29,7 +29,6 @@ from workers.nbd import (
     TlsUntrusted,
     connect,
 )
-from workers.nbd.tls import TlsChannel
 
 SIZE = 16 << 20
 EXPORT_NAME = "/1234?session_id=OpaqueRef:secret"
@@ -114,8 +113,7 @@ def test_the_suite_of_xenserver(tmp_path: Path) -> None:
     context = host.server_context(tmp_path, ssl.TLSVersion.TLSv1_2, "ECDHE-RSA-AES256-GCM-SHA384")
     context.set_ecdh_curve("secp384r1")
     with Peer(secured(context, serve)) as peer, dial(peer, Tls("certificate", host.pem)) as connection:
-        assert isinstance(connection._channel, TlsChannel)
-        assert connection._channel.version == "TLSv1.2 ECDHE-RSA-AES256-GCM-SHA384"
+        assert connection.tls_version == "TLSv1.2 ECDHE-RSA-AES256-GCM-SHA384"
 
 
 @pytest.mark.parametrize(

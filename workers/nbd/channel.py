@@ -46,6 +46,10 @@ class Deadline:
 class Channel(Protocol):
     """What the protocol needs. Plain and TLS are two types, so that an upgrade is a visible step."""
 
+    @property
+    def version(self) -> str:
+        """The TLS protocol and cipher, for people; or "no TLS"."""
+
     def receive(self, view: memoryview, deadline: Deadline) -> int:
         """Fills `view` and returns its length; less when the peer ended the connection before that."""
 
@@ -124,6 +128,10 @@ class PlainChannel:
                 return channel
         raise failure
 
+    @property
+    def version(self) -> str:
+        return "no TLS"
+
     def receive_some(self, view: memoryview, deadline: Deadline) -> int:
         """At least one byte into `view`; 0 when the peer has ended or reset the connection."""
         while True:
@@ -145,7 +153,6 @@ class PlainChannel:
             received = self.receive_some(view[filled:], deadline)
             if not received:
                 break
-            deadline.milliseconds_left()  # for a peer that trickles: it never makes us wait
             filled += received
         return filled
 

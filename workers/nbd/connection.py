@@ -124,6 +124,11 @@ class Connection:
     ) -> None:
         self.close()
 
+    @property
+    def tls_version(self) -> str:
+        """For people: the protocol and the cipher, or "no TLS"."""
+        return self._channel.version
+
     def read(self, requests: Iterable[Read], window: int = DEFAULT_WINDOW) -> Iterator[Read]:
         """Receives each request's bytes straight into its buffer and yields it once they are all there.
 

@@ -125,7 +125,7 @@ class TlsChannel:
                 self._flush(deadline)
                 if not self._take_in(deadline):
                     break
-                deadline.milliseconds_left()
+                deadline.milliseconds_left()  # records without content never make us wait
                 continue
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 break
