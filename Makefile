@@ -26,7 +26,7 @@ check: $(READY)  ## ruff, ruff format, mypy and the import contracts
 
 bench: $(READY)  ## speed of the full path beside the sum of its parts (ARGS="--size 4GiB")
 	@tests/debian-packages.sh
-	@$(BIN)/python tests/benchmarks/full_path.py $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.full_path $(ARGS)
 
 clean:  ## remove caches and build leftovers (to set up anew: rm -rf .venv)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
