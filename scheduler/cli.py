@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
@@ -33,6 +33,8 @@ from workers.errors import CancelledError, CbtfleetError, ConfigurationError
 from workers.logs import start_logging
 
 USAGE = 2
+_INTERRUPTED = 130
+"""What typer makes of a KeyboardInterrupt."""
 
 # typer brings its own copy of click in some versions and uses click's in others: its public BadParameter
 # leads to the class of all usage errors in both.
@@ -44,9 +46,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they print local variables, which may be secrets
     add_completion=False,
+    context_settings={"max_content_width": 110},
     rich_markup_mode=None,
 )
-for name, command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init,
     "doctor": doctor.doctor,
     "backup": backup.backup,
@@ -62,8 +65,9 @@ for name, command in {
     "demo": demo.demo,
     "recover-key": recover_key.recover_key,
     "version": version.version,
-}.items():
-    app.command(name)(command)
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
 
 
 @app.callback()
@@ -78,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = app(args=list(arguments), prog_name="cbtfleet", standalone_mode=False)
+        if code == _INTERRUPTED:
+            return _say("interrupted", CANCELLED, as_json)
         return code if isinstance(code, int) else 0
     except ConfigurationError as error:
         return _say(str(error), USAGE, as_json)

@@ -9,7 +9,7 @@ import getpass
 import sys
 
 from workers.errors import ConfigurationError
-from workers.repository.load_keys import configured_passphrase
+from workers.repository import configured_passphrase
 from workers.settings import RepositorySettings
 
 

@@ -99,7 +99,9 @@ def summary_line(run: str, progress: RunProgress, totals: Totals, rate: float | 
         parts.append(f"{totals.ended} of {totals.disks} disks{failed}")
         parts.append(f"{totals.fraction * 100:.0f} % of {size(totals.planned)}")
         parts.append(f"{size(totals.stored)} stored")
-    if rate is not None and progress.state == "running":
+    if totals.disks and totals.ended == totals.disks and progress.state == "running":
+        parts.append("writing restore points, cleaning up")
+    elif rate is not None and progress.state == "running":
         parts.append(f"{size(rate)}/s")
         left = totals.seconds_left(rate)
         parts += [f"about {duration(left)} left"] if left is not None else []

@@ -36,8 +36,13 @@ def open_ledger(settings: Settings) -> Iterator[Ledger]:
 @contextmanager
 def open_repository(settings: Settings) -> Iterator[Repository]:
     """The repository, to read and write everything but the disks' data."""
-    with closing(open_store(settings.repository)) as store:
-        yield Repository.open(store, load_metadata_keys(store, settings.repository))
+    repository = settings.repository
+    with closing(open_store(repository)) as store:
+        if repository.metadata_key_file is None and repository.private_key_file is not None:
+            # In an emergency there may be only the private key; it includes the metadata key.
+            yield Repository.open(store, load_private_keys(store, repository, ask_passphrase))
+        else:
+            yield Repository.open(store, load_metadata_keys(store, repository))
 
 
 @contextmanager

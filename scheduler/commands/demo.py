@@ -22,7 +22,7 @@ from scheduler.demo.summary import as_json as summary
 from scheduler.demo.summary import show, show_how_to_play, show_next_steps
 from workers.errors import ConfigurationError
 
-DISK_SIZE = "96MiB"
+DISK_SIZE = "64MiB"
 
 
 def demo(

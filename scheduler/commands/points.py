@@ -11,7 +11,7 @@ from rich.console import Console
 
 from scheduler.commands.connections import open_repository
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
-from scheduler.commands.tables import plain_table, size
+from scheduler.commands.tables import TextTable, size
 from workers.errors import CbtfleetError
 from workers.repository import Point, Repository
 
@@ -73,7 +73,7 @@ def _show(console: Console, found: Sequence[Point]) -> None:
     if not found:
         console.print("No restore points yet.")
         return
-    table = plain_table("point", "time", "VM", "VM uuid", "disk", "size", "mode", "stored")
+    table = TextTable("point", "time", "VM", "VM uuid", "disk", "size", "mode", "stored")
     for point in found:
         heads = [point.id, point.time, point.vm, point.vm_uuid]
         for disk in point.disks:
@@ -81,4 +81,4 @@ def _show(console: Console, found: Sequence[Point]) -> None:
             heads = ["", "", "", ""]
         if not point.disks:
             table.add_row(*heads, "no disk", "", "", "")
-    console.print(table)
+    console.print(str(table), markup=False)

@@ -11,8 +11,7 @@ import typer
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.passphrase import new_passphrase
 from workers.errors import ConfigurationError
-from workers.repository import open_store, recover_private_key
-from workers.repository.config import read_config
+from workers.repository import open_store, read_config, recover_private_key
 
 
 def recover_key(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:

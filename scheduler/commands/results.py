@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from scheduler.commands.invocation import CANCELLED, FAILED
-from scheduler.commands.tables import duration, plain_table, size
+from scheduler.commands.tables import TextTable, duration, size
 
 DISK_FIELDS = (
     "vm",
@@ -55,14 +55,14 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"  {result['error']}", markup=False)
     if not result["disks"]:
         return
-    table = plain_table("VM", "disk", "mode", "changed", "read", "stored", "took", "point")
+    table = TextTable("VM", "disk", "mode", "changed", "read", "stored", "took", "point")
     for disk in result["disks"]:
         numbers = [size(disk.get(key) or 0) for key in ("changed_bytes", "read_bytes", "stored_bytes")]
         took = duration(disk.get("seconds") or 0)
         table.add_row(
             disk["vm"], disk["vdi"], disk.get("mode") or "-", *numbers, took, disk.get("point") or "-"
         )
-    console.print(table)
+    console.print(str(table), markup=False)
     for disk in result["disks"]:
         if disk.get("error"):
             console.print(f"  {disk['vm']} {disk['vdi'] or ''}: {disk['error']}", markup=False)

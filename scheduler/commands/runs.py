@@ -11,7 +11,7 @@ from rich.console import Console
 from scheduler.commands.connections import open_ledger, open_repository
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note
 from scheduler.commands.results import summary
-from scheduler.commands.tables import plain_table, size
+from scheduler.commands.tables import TextTable, size
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.settings import Settings
@@ -105,7 +105,7 @@ def _show(console: Console, found: Sequence[dict[str, Any]]) -> None:
     if not found:
         console.print("No runs yet.")
         return
-    table = plain_table("run", "status", "policy", "pool", "ended", "disks", "failed", "read", "stored")
+    table = TextTable("run", "status", "policy", "pool", "ended", "disks", "failed", "read", "stored")
     for run in found:
         numbers = [
             str(run["disks"]),
@@ -116,7 +116,7 @@ def _show(console: Console, found: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             run["run"], run["status"], run["policy"] or "-", run["pool"] or "-", run["ended"] or "-", *numbers
         )
-    console.print(table)
+    console.print(str(table), markup=False)
     for run in found:
         if run["error"]:
             console.print(f"  {run['run']}: {run['error']}", markup=False)

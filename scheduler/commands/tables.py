@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table
-
 _UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
 
 
-def plain_table(*columns: str) -> Table:
-    """A table that stays readable in a pipe: no frame, no colour, no cut-off cell."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=True)
-    return table
+class TextTable:
+    """Columns of text that stay readable and complete in a pipe: no frame, and no cell is ever cut off."""
+
+    def __init__(self, *columns: str) -> None:
+        self._rows: list[tuple[str, ...]] = [columns]
+
+    def add_row(self, *cells: str) -> None:
+        self._rows.append(cells)
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(*self._rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in self._rows
+        )
 
 
 def size(count: float) -> str:

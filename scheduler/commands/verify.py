@@ -13,7 +13,7 @@ from scheduler.commands.connections import open_for_reading
 from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end
 from scheduler.commands.restore import THREADS
 from scheduler.commands.tables import size
-from workers.repository import Verified, verify_points
+from workers.repository.verify import Verified, verify_points
 
 
 def verify(
@@ -54,10 +54,21 @@ def verify(
         end(FAILED)
 
 
+def confidence(checked: int) -> str:
+    """What a sample without damage says: the share of damaged blocks it would have found in 95 of 100 times.
+
+    `checked` blocks chosen at random all miss a damaged share p with probability (1 - p) ** checked.
+    """
+    share = 1 - 0.05 ** (1 / checked)
+    return f"damage to {share * 100:.2g} % of the blocks or more would have been found in 95 of 100 cases."
+
+
 def _show(console: Console, points: int, found: Verified) -> None:
-    checked = f"{found.checked_frames} blocks ({size(found.checked_bytes)}) of {points} restore points"
+    checked = f"{found.checked_frames} stored blocks ({size(found.checked_bytes)}) of {points} restore points"
     if not found.damaged:
         console.print(f"Checked {checked}: no damage.")
+        if 0 < found.checked_frames < found.frames:
+            console.print(f"That is a sample of {found.frames}: {confidence(found.checked_frames)}")
         return
     console.print(f"Checked {checked}: {len(found.damaged)} damaged.")
     for bad in found.damaged:

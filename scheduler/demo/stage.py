@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from scheduler.demo.control import Control
 from scheduler.embedded_redis import EmbeddedRedis
 from scheduler.up import declare_new, scheduler_command, worker_command
 from workers.errors import CbtfleetError
+from workers.fleet import Ledger
+from workers.settings import load_settings
 
 VMS = 2
 DISKS = 2
@@ -139,9 +141,17 @@ def open_stage(folder: Path, disk_size: str) -> Iterator[Stage]:
 
 
 def start_fleet(stage: Stage) -> None:
+    """Starts scheduler and workers, and waits until the workers have reported to the ledger."""
     stage.start("scheduler", scheduler_command(stage.settings_file))
     for number in range(1, WORKERS + 1):
         stage.start(f"worker-{number}", worker_command(stage.settings_file, STREAMS))
+    deadline = time.monotonic() + PATIENCE
+    with closing(Ledger.from_url(load_settings(stage.settings_file).redis_url())) as ledger:
+        while len(ledger.nodes()) < WORKERS:
+            stage.check_alive()
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the workers were not ready in time: {stage.last_line('worker-1')}")
+            time.sleep(0.05)
 
 
 def _start_simulator(stage: Stage, disk_size: str) -> Mapping[str, Any]:
@@ -196,7 +206,7 @@ passphrase_file = "passphrase"
 url = "{pool["url"]}"
 username = "{pool["username"]}"
 password_file = "{pool["password_file"]}"
-certificate_sha256 = "{pool["certificate_sha256"]}"
+ca_file = "{pool["ca_file"]}"
 connections_per_host = {CAP}
 
 [policies.nightly]

@@ -79,6 +79,7 @@ def tell(stage: Stage, say: Callable[[str], None]) -> Told:
     began = time.monotonic()
     say("Creating the repository: cbtfleet init")
     stage.cbtfleet("init")
+    say("Starting a scheduler and two workers: cbtfleet scheduler, cbtfleet worker")
     start_fleet(stage)
     say("Full backup: cbtfleet backup --policy nightly --wait")
     full = _back_up(stage)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scheduler.commands.tables import duration, plain_table, size
+from scheduler.commands.tables import TextTable, duration, size
 from scheduler.demo.stage import CAP, STREAMS, WORKERS, Stage
 from scheduler.demo.story import Backup, Told
 
@@ -55,7 +55,7 @@ def show_next_steps(console: Console) -> None:
     console.print(
         "\nWhat to do next\n"
         "  cbtfleet demo --keep       leave it running to play with\n"
-        "  write a cbtfleet.toml      with your pool and bucket (README.md, first set-up), then:\n"
+        "  write a cbtfleet.toml      for your pool and bucket (see README.md), then:\n"
         "  cbtfleet init              make the repository and its keys\n"
         "  cbtfleet doctor            see what is still missing\n"
         "  cbtfleet up                run scheduler and worker on this machine\n"
@@ -82,7 +82,7 @@ def show_how_to_play(console: Console, folder: Path, stage: Stage) -> None:
 
 def _show_disks(console: Console, told: Told, stage: Stage) -> None:
     names = {disk["vdi"]: disk["name"] for vm in stage.pool["vms"] for disk in vm["disks"]}
-    table = plain_table("backup", "VM", "disk", "mode", "size", "changed", "read", "stored")
+    table = TextTable("backup", "VM", "disk", "mode", "size", "changed", "read", "stored")
     sizes = {disk["vdi"]: disk["size"] for vm in stage.pool["vms"] for disk in vm["disks"]}
     for title, backup in (("first", told.full), ("second", told.incremental)):
         for disk in backup.result["disks"]:
@@ -91,7 +91,7 @@ def _show_disks(console: Console, told: Told, stage: Stage) -> None:
             table.add_row(title, disk["vm"], names.get(vdi) or vdi, disk["mode"], size(sizes[vdi]), *numbers)
             title = ""
     console.print()
-    console.print(table)
+    console.print(str(table), markup=False)
 
 
 def _show_speed(console: Console, told: Told) -> None:
