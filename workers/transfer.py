@@ -10,9 +10,9 @@ The three overlap because each spends its time outside the interpreter lock. Mem
 `CHUNKS * CHUNK_SIZE` of plain data and `MAX_BATCHES` packs: 20 MiB + 3 x 33 MiB.
 
 Nobody waits in a ring. The sealing and the uploading thread never wait for the reading one. The reading one
-waits for a free chunk while replies are in flight, but these span four chunks at most (`WINDOW` is two
-chunks, plus one partly received and one short at the end of a batch), so the fifth is free or being sealed.
-It waits for a commit only when nothing is in flight.
+waits for a free chunk while replies are in flight only if some chunk is on its way through the other two;
+it waits for a commit only when nothing is in flight. Replies may come in any order (XenServer's do in order,
+other servers' need not): a chunk is handed on when all before it have been.
 """
 
 from __future__ import annotations
@@ -112,6 +112,15 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
+class _Piece:
+    """What a chunk will hold: consecutive blocks of one batch's list."""
+
+    batch: int
+    blocks: npt.NDArray[np.int64]
+    ends_batch: bool
+
+
+@dataclass(frozen=True)
 class _Sealed:
     batch: int
     pack: Pack
@@ -139,6 +148,7 @@ class Transfer:
         self._sealed: _Handover[_Sealed] = _Handover(1)
         self._changed = threading.Condition()
         self._reserved: deque[int] = deque()
+        self._pieces: deque[_Piece] = deque()
         self._outstanding = 0
         self._verdict = Verdict.CONTINUE
         self._failure: BaseException | None = None
@@ -218,32 +228,44 @@ class Transfer:
     # -- the reading thread
 
     def _read(self) -> None:
-        while (batch := self._next_batch(wait=True)) is not None:
-            chunks: dict[Read, _Chunk] = {}
-            for read in self._connection.read(self._reads(batch, chunks), window=WINDOW):
-                chunk = chunks.pop(read)
-                chunk.awaited -= 1
-                if not chunk.awaited:
-                    self._filled.put(chunk)
+        while self._has_piece(wait=True):
+            awaited: dict[Read, _Chunk] = {}
+            flying: deque[_Chunk] = deque()
+            for read in self._connection.read(self._reads(awaited, flying), window=WINDOW):
+                awaited.pop(read).awaited -= 1
+                while flying and not flying[0].awaited:
+                    self._filled.put(flying.popleft())
         self._filled.close()
 
-    def _reads(self, first: int, chunks: dict[Read, _Chunk]) -> Iterator[Read]:
-        """The reads of batch after batch, for as long as no batch has to be waited for."""
-        batch: int | None = first
-        while batch is not None:
-            blocks = self._plan.batch(batch)
-            for start in range(0, len(blocks), _BLOCKS_A_CHUNK):
-                chunk = self._free.get()
-                assert chunk is not None  # the free chunks are never closed
-                chunk.batch = batch
-                chunk.blocks = blocks[start : start + _BLOCKS_A_CHUNK]
-                chunk.ends_batch = start + _BLOCKS_A_CHUNK >= len(blocks)
-                reads = self._cut(chunk)
-                chunk.awaited = len(reads)
-                for read in reads:
-                    chunks[read] = chunk
-                    yield read
-            batch = self._next_batch(wait=False)
+    def _has_piece(self, *, wait: bool) -> bool:
+        """Whether there is something to read (for now, if not waiting)."""
+        if self._pieces:
+            return True
+        batch = self._next_batch(wait=wait)
+        if batch is None:
+            return False
+        blocks = self._plan.batch(batch)
+        for start in range(0, len(blocks), _BLOCKS_A_CHUNK):
+            end = start + _BLOCKS_A_CHUNK
+            self._pieces.append(_Piece(batch, blocks[start:end], end >= len(blocks)))
+        return True
+
+    def _reads(self, awaited: dict[Read, _Chunk], flying: deque[_Chunk]) -> Iterator[Read]:
+        """The reads of batch after batch, for as long as no batch has to be waited for.
+
+        They also end when every chunk is flying: none comes free before the replies to all of these are in.
+        """
+        while len(flying) < CHUNKS and self._has_piece(wait=False):
+            chunk = self._free.get()
+            assert chunk is not None  # the free chunks are never closed
+            piece = self._pieces.popleft()
+            chunk.batch, chunk.blocks, chunk.ends_batch = piece.batch, piece.blocks, piece.ends_batch
+            reads = self._cut(chunk)
+            chunk.awaited = len(reads)
+            flying.append(chunk)
+            for read in reads:
+                awaited[read] = chunk
+                yield read
 
     def _cut(self, chunk: _Chunk) -> list[Read]:
         """The chunk's extents as reads into its buffer, one behind the other.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -21,8 +21,12 @@ from workers.transfer import CHUNK_SIZE, CHUNKS, MAX_BATCHES, Transfer
 class MemoryConnection:
     """A connection to a disk in memory that keeps `window` bytes in flight as the real one does."""
 
-    def __init__(self, disk: np.ndarray, fail_at: int | None = None) -> None:
+    def __init__(
+        self, disk: np.ndarray, fail_at: int | None = None, pick: Callable[[int], int] = lambda flying: 0
+    ) -> None:
+        """`pick` chooses which of the reads in flight is answered next; the oldest, as XenServer does."""
         self.size = len(disk)
+        self._pick = pick
         self.read_blocks: list[int] = []
         self.aborted = threading.Event()
         self._disk = memoryview(disk)
@@ -33,14 +37,16 @@ class MemoryConnection:
         waiting = iter(requests)
         held = next(waiting, None)
         while True:
-            while held is not None and sum(each.buffer.nbytes for each in flying) + held.buffer.nbytes <= window:
+            while (
+                held is not None and sum(each.buffer.nbytes for each in flying) + held.buffer.nbytes <= window
+            ):
                 flying.append(held)
                 held = next(waiting, None)
             if self.aborted.is_set():
                 raise ConnectionLost("aborted")
             if not flying:
                 return
-            read = flying.pop(0)
+            read = flying.pop(self._pick(len(flying)))
             if self._fail_at is not None and read.offset >= self._fail_at:
                 raise ConnectionLost("the host went away")
             read.buffer[:] = self._disk[read.offset : read.offset + read.buffer.nbytes]
@@ -111,9 +117,7 @@ def disk_and_plan(seed: int, blocks: int, density: float, tail: int = 0) -> tupl
     return disk, Plan.from_bitmap(np.packbits(bits).tobytes(), size)
 
 
-def run(
-    connection: MemoryConnection, plan: Plan, batches: Batches, packs: dict[int, PlainPack]
-) -> Verdict:
+def run(connection: MemoryConnection, plan: Plan, batches: Batches, packs: dict[int, PlainPack]) -> Verdict:
     def new_pack(batch: int) -> PlainPack:
         packs[batch] = PlainPack(batch)
         return packs[batch]
@@ -126,7 +130,14 @@ def run(
 
 @pytest.mark.parametrize(
     ("blocks", "density", "tail"),
-    [(1, 1.0, 0), (1, 1.0, BLOCK_SIZE - 512), (1300, 1.0, 0), (1500, 0.5, 512), (3000, 0.1, 4096), (513, 1.0, 1)],
+    [
+        (1, 1.0, 0),
+        (1, 1.0, BLOCK_SIZE - 512),
+        (1300, 1.0, 0),
+        (1500, 0.5, 512),
+        (3000, 0.1, 4096),
+        (513, 1.0, 1),
+    ],
 )
 def test_each_planned_block_is_read_once_and_packed_in_order(blocks: int, density: float, tail: int) -> None:
     disk, plan = disk_and_plan(blocks, blocks, density, tail)
@@ -143,6 +154,29 @@ def test_each_planned_block_is_read_once_and_packed_in_order(blocks: int, densit
             disk[block * BLOCK_SIZE : (block + 1) * BLOCK_SIZE].tobytes() for block in pack.blocks
         )
         assert bytes(pack.plain) == expected
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+@pytest.mark.parametrize("order", ["random", "newest first", "oldest last"])
+def test_replies_may_come_in_any_order(order: str, density: float) -> None:
+    """Also so that one unanswered read holds every chunk up."""
+    disk, plan = disk_and_plan(6, 6 * BATCH_BLOCKS, density, 512)
+    chance = random.Random(7)
+    pick = {
+        "random": chance.randrange,
+        "newest first": lambda flying: flying - 1,
+        "oldest last": lambda flying: min(1, flying - 1),
+    }[order]
+    connection, batches = MemoryConnection(disk, pick=pick), Batches(plan)
+    packs: dict[int, PlainPack] = {}
+    assert run(connection, plan, batches, packs) is Verdict.EMPTY
+    assert len(connection.read_blocks) == plan.blocks
+    assert {number: pack.blocks for number, pack in packs.items()} == {
+        number: plan.batch(number).tolist() for number in plan.batch_numbers()
+    }
+    for pack in packs.values():
+        first = pack.blocks[0] * BLOCK_SIZE
+        assert bytes(pack.plain[:BLOCK_SIZE]) == disk[first : first + BLOCK_SIZE].tobytes()
 
 
 @pytest.mark.parametrize("stop", [Verdict.YIELD, Verdict.DRAIN])
@@ -207,7 +241,9 @@ def test_memory_is_bounded_however_slow_the_store(monkeypatch: pytest.MonkeyPatc
     begun: list[int] = []
     most_ahead = 0
     made: list[int] = []
-    monkeypatch.setattr(transfer, "bytearray", lambda size: (made.append(size), bytearray(size))[1], raising=False)
+    monkeypatch.setattr(
+        transfer, "bytearray", lambda size: (made.append(size), bytearray(size))[1], raising=False
+    )
 
     def new_pack(batch: int) -> PlainPack:
         begun.append(batch)
