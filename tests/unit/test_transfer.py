@@ -160,7 +160,7 @@ def test_each_planned_block_is_read_once_and_packed_in_order(blocks: int, densit
 @pytest.mark.parametrize("order", ["random", "newest first", "oldest last"])
 def test_replies_may_come_in_any_order(order: str, density: float) -> None:
     """Also so that one unanswered read holds every chunk up."""
-    disk, plan = disk_and_plan(6, 6 * BATCH_BLOCKS, density, 512)
+    disk, plan = disk_and_plan(6, 2 * BATCH_BLOCKS, density, 512)
     chance = random.Random(7)
     pick = {
         "random": chance.randrange,
