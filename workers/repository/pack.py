@@ -163,7 +163,7 @@ class PackWriter:
             again = text if kind == Kind.RAW else decompress(text, limit=BLOCK_SIZE, decompressor=self._check)
         except (InvalidTag, CompressionError) as error:
             raise SealCheckFailed(f"block {block}: the sealed frame does not open again") from error
-        if again != plain:
+        if bytes(again) != bytes(plain):  # comparing memoryviews would go byte by byte
             raise SealCheckFailed(f"block {block}: the sealed frame gives other bytes than were read")
 
     def _append_index(self, compressed: bytes) -> None:
