@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from scheduler.checks.check import Check
@@ -29,13 +28,11 @@ def doctor(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 
 def _show(console: Console, checks: list[Check]) -> None:
-    table = Table.grid(padding=(0, 2))
+    names = max(len(check.name) for check in checks)
     for check in checks:
         mark, style = _MARKS[check.state]
-        said = Text(check.said)
+        console.print(Text.assemble((f"{mark:8}", style), f"{check.name:{names}}  {check.said}"))
         if check.todo:
-            said.append(f"\n-> {check.todo}", style="bold")
-        table.add_row(Text(mark, style=style), check.name, said)
-    console.print(table)
+            console.print(Text(f"{'':{names + 8}}  -> {check.todo}", style="bold"))
     counts = {state: sum(check.state == state for check in checks) for state in _MARKS}
     console.print(f"\n{counts['ok']} ok, {counts['warning']} to look at, {counts['failed']} failed.")
