@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -312,3 +313,39 @@ def test_an_odd_size_to_the_last_sector(
 def test_only_ipv4_is_served(pool: SimulatedPool) -> None:
     families = {listener._socket.family for host in pool.hosts for listener in host._nbd.values()}
     assert families == {socket.AF_INET}
+
+
+def test_a_crowd_never_gets_more_than_sixteen(
+    start_pool: Any, login: Any, machine: Any, nbd: Any, nbd_info: Any
+) -> None:
+    pool = start_pool(timing=Timing(slot_release_delay=0.01, plug_delay=0.01))
+    api = login(pool)
+    info = nbd_info(api, api.VDI.snapshot(machine(pool, api).disks[0]))
+    content = pool.content(vdi_of(info))
+    served: list[bool] = []
+
+    def one(number: int) -> None:
+        for turn in range(6):
+            client = nbd(info)
+            if not client.receive(1):
+                continue
+            client.receive(17)
+            client.socket.sendall(struct.pack(">I", 1))
+            client.start_tls(info)
+            client.export(info)
+            offset = (number * 6 + turn) % 60 * 65536
+            client.request(READ, offset, 65536)
+            client.reply()
+            served.append(client.receive(65536) == content[offset : offset + 65536])
+            client.close()
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    settle(pool)
+    log = pool.log()
+    assert log["peak"][pool.hosts[0].uuid] <= 16
+    assert served.count(True) == len(served) == 24 * 6 - sum(log["rejects"].values())
+    assert pool.leftovers()["plugged_vbds"] == []
