@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from workers.errors import CbtfleetError
+from workers.errors import CbtfleetError, ConfigurationError
 from workers.repository.s3_store import Patience, S3Store
 from workers.repository.store import (
     AccessDenied,
@@ -106,22 +113,60 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is what some tests want."""
+
+
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[Double]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
     state = Double()
-    handler = type("BoundHandler", (Handler,), {"double": state})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
-        state.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with served(state) as state.port:
         yield state
         state.hanging.set()
+
+
+@contextmanager
+def served(double: Double, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    handler = type("BoundHandler", (Handler,), {"double": double})
+    with Server(("127.0.0.1", 0), handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_port
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def tls_endpoint(double: Double, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The double behind TLS, and its self-signed certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "store.pem").write_bytes(pem)
+    (tmp_path / "both.pem").write_bytes(secret + pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    with served(double, context) as port:
+        yield f"https://127.0.0.1:{port}", tmp_path / "store.pem"
 
 
 @pytest.fixture
@@ -197,10 +242,31 @@ def test_gets_and_deletes_ask_for_no_checksums(store: S3Store, double: Double) -
     assert not any("checksum" in name for request in double.requests for name in request.headers)
 
 
-def test_payloads_are_signed_over_https_too() -> None:
-    config = S3Store.open(RepositorySettings(url="s3://b", endpoint_url="https://127.0.0.1:1"))
-    assert config._client.meta.config.s3["payload_signing_enabled"] is True  # type: ignore[attr-defined]
-    config.close()
+def test_payloads_are_signed_over_https_too(double: Double, tls_endpoint: tuple[str, Path]) -> None:
+    endpoint, certificate = tls_endpoint
+    settings = RepositorySettings(url="s3://backups/prod", endpoint_url=endpoint, ca_file=certificate)
+    store = S3Store.open(settings, patience=QUICK)
+    store.put_if_absent("a", b"some bytes")
+    store.close()
+    (request,) = double.requests
+    assert request.headers["x-amz-content-sha256"] == hashlib.sha256(b"some bytes").hexdigest()
+    assert not any("checksum" in name for name in request.headers)
+
+
+def test_a_certificate_that_is_not_trusted_is_said_at_once(
+    double: Double, tls_endpoint: tuple[str, Path], tmp_path: Path
+) -> None:
+    store = open_quick(tls_endpoint[0])
+    with pytest.raises(
+        StoreUnavailable, match=r"^the TLS certificate of bucket backups .* set repository\.ca_file"
+    ):
+        store.get("a")
+    store.close()
+    assert double.requests == []
+    with pytest.raises(ConfigurationError, match=r"repository\.ca_file: no file .*/absent"):
+        S3Store.open(
+            RepositorySettings(url="s3://b", endpoint_url=tls_endpoint[0], ca_file=tmp_path / "absent")
+        )
 
 
 @pytest.mark.parametrize(

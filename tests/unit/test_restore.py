@@ -116,6 +116,16 @@ def test_neighbours_are_fetched_together(store: MemoryStore, tmp_path: Path) -> 
     assert len(fetched) == 4, "16 MiB in spans of 8 MiB, and a batch of 88 blocks"
 
 
+def test_writes_that_take_a_part_are_gone_on_with(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(restore.os, "pwrite", lambda file, data, at: real(file, data[:20_000], at))
+    machine, disk = full_backup(store, ENCRYPTED, blocks=[0, 5])
+    restore_disk(store, ENCRYPTED, disk, tmp_path / "disk")
+    assert (tmp_path / "disk").read_bytes() == bytes(machine.content)
+
+
 # Targets
 
 
