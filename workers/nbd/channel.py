@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -211,7 +212,8 @@ class PlainChannel:
         with self._lock:
             self._check()
             error_number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error_number:
+            # A reset means that it was accepted first, and counted: what follows will see the end.
+            if error_number not in (0, errno.ECONNRESET):
                 raise self._unreachable(OSError(error_number, os.strerror(error_number)))
             # The receive buffer is left to the kernel, which lets it grow to what the line needs.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
