@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class Double:
     objects: dict[str, bytes] = field(default_factory=dict)
     faults: list[Callable[[Handler, Request], bool | None]] = field(default_factory=list)
     knows_if_none_match: bool = True
+    pause: float = 0
+    """Seconds between two pieces of 256 KiB of a body: a slow line."""
     hanging: threading.Event = field(default_factory=threading.Event)
 
 
@@ -69,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
     double: Double
 
     def do_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.read_body(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, self.path, headers, body)
         self.double.requests.append(request)
@@ -78,6 +81,14 @@ class Handler(BaseHTTPRequestHandler):
         self.serve(request)
 
     do_GET = do_PUT = do_HEAD = do_DELETE = do_any
+
+    def read_body(self, length: int) -> bytes:
+        body = b""
+        while len(body) < length:
+            if self.double.pause:
+                time.sleep(self.double.pause)
+            body += self.rfile.read(min(length - len(body), 256 << 10))
+        return body
 
     def serve(self, request: Request) -> None:
         objects, path = self.double.objects, request.path.partition("?")[0]
@@ -312,6 +323,16 @@ def test_a_put_of_a_pack_copies_little(double: Double) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 3 << 10, "KiB"
     assert len(double.objects["/b/p/big"]) == 33 << 20
+
+
+def test_a_slow_line_gets_its_time(double: Double) -> None:
+    """An upload may take longer than any time limit, as long as it moves."""
+    double.pause = 0.02
+    settings = RepositorySettings(url="s3://b/p", endpoint_url=f"http://127.0.0.1:{double.port}")
+    store = S3Store.open(settings, patience=Patience(connect=0.5, read=0.5, tries=1, first_tries=1))
+    store.put_if_absent("big", bytes(16 << 20))
+    store.close()
+    assert len(double.objects["/b/p/big"]) == 16 << 20
 
 
 # Stores that ignore or refuse If-None-Match
