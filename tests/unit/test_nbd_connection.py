@@ -34,10 +34,11 @@ from workers.nbd import (
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 SIZE = 16 * MIB
 EXPORT_NAME = "/1234?session_id=OpaqueRef:secret"
-SHORT = Deadlines(connect=5, handshake=0.3, read=0.3, close=0.3)
+PATIENT = Deadlines(connect=10, handshake=10, read=10, close=10)
+"""Never to be met; a busy machine must not fail a test."""
 
 
-def dial(peer: Peer, deadlines: Deadlines = SHORT, abort: Abort | None = None) -> Connection:
+def dial(peer: Peer, deadlines: Deadlines = PATIENT, abort: Abort | None = None) -> Connection:
     return connect(peer.address, peer.port, EXPORT_NAME, Tls("none"), deadlines, abort=abort)
 
 
@@ -169,7 +170,7 @@ def test_thousands_of_small_reads_against_a_serial_server_never_lock_up() -> Non
             [(handle, offset, length)] = line.requests(1)
             line.send(reply(handle, disk[offset : offset + length]))
 
-    with Peer(opened(serve)) as peer, dial(peer, Deadlines(read=10)) as connection:
+    with Peer(opened(serve)) as peer, dial(peer) as connection:
         target = buffer(len(disk))
         requests = (Read(at, target[at : at + 512]) for at in range(0, len(disk), 512))
         assert sum(1 for _ in connection.read(requests)) == count
@@ -260,14 +261,14 @@ def test_nobody_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(Unreachable, match="refused") as caught:
-            connect("127.0.0.1", unused.getsockname()[1], EXPORT_NAME, Tls("none"), SHORT)
+            connect("127.0.0.1", unused.getsockname()[1], EXPORT_NAME, Tls("none"), PATIENT)
     assert caught.value.advice == "retry-elsewhere"
     assert_hidden(caught.value)
 
 
 def test_an_unknown_name() -> None:
     with pytest.raises(Unreachable, match="looked up"):
-        connect("no host.invalid", 1, EXPORT_NAME, Tls("none"), SHORT)
+        connect("no host.invalid", 1, EXPORT_NAME, Tls("none"), PATIENT)
 
 
 def test_nobody_accepts() -> None:
@@ -281,8 +282,8 @@ def test_nobody_accepts() -> None:
             waiting.connect_ex(listener.getsockname())
         started = time.monotonic()
         with pytest.raises(Unreachable, match=r"did not accept the connection within 0\.2 s"):
-            connect(*listener.getsockname(), EXPORT_NAME, Tls("none"), Deadlines(connect=0.2, handshake=1))
-        assert 0.2 <= time.monotonic() - started < 2
+            connect(*listener.getsockname(), EXPORT_NAME, Tls("none"), Deadlines(connect=0.2, handshake=10))
+        assert 0.2 <= time.monotonic() - started < 8
 
 
 # -- reading fails
@@ -408,7 +409,7 @@ def test_the_longest_read_at_the_very_end() -> None:
         assert (offset, length) == (8 * MIB, 32 * MIB)
         line.send(reply(handle, bytes(length)))
 
-    with Peer(opened(serve, 40 * MIB)) as peer, dial(peer, Deadlines(read=10)) as connection:
+    with Peer(opened(serve, 40 * MIB)) as peer, dial(peer) as connection:
         assert read_one(connection, 32 * MIB, 8 * MIB) == bytes(32 * MIB)
 
 
@@ -442,8 +443,8 @@ def test_stalled_while_opening(script: Callable[[Line], None], text: str) -> Non
     with Peer(script) as peer:
         started = time.monotonic()
         with pytest.raises(Stalled, match=text) as caught:
-            dial(peer)
-        assert 0.3 <= time.monotonic() - started < 2
+            dial(peer, Deadlines(handshake=0.3))
+        assert 0.3 <= time.monotonic() - started < 8
     assert caught.value.advice == "retry-elsewhere"
     assert_hidden(caught.value)
 
@@ -467,11 +468,11 @@ def trickle_the_data(line: Line) -> None:
 
 @pytest.mark.parametrize("script", [stall_after_the_request, stall_in_the_data, trickle_the_data])
 def test_stalled_while_reading(script: Callable[[Line], None]) -> None:
-    with Peer(opened(script)) as peer, dial(peer) as connection:
+    with Peer(opened(script)) as peer, dial(peer, Deadlines(read=0.3)) as connection:
         started = time.monotonic()
         with pytest.raises(Stalled, match=r"did not answer a read within 0\.3 s"):
             read_one(connection)
-        assert 0.3 <= time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 8
         assert connection.close() is False
 
 
@@ -480,7 +481,7 @@ def test_our_own_slowness_is_not_held_against_the_server() -> None:
         for handle, _, length in line.requests(2):
             line.send(reply(handle, bytes(length)))
 
-    with Peer(opened(serve)) as peer, dial(peer) as connection:
+    with Peer(opened(serve)) as peer, dial(peer, Deadlines(read=0.3)) as connection:
         for _ in connection.read([Read(0, buffer(512)), Read(512, buffer(512))]):
             time.sleep(0.4)  # longer than the deadline
 
@@ -497,7 +498,7 @@ def test_abort_wakes_a_blocked_read() -> None:
         line.receive_to_end()
 
     with Peer(opened(serve)) as peer:
-        connection = dial(peer, Deadlines())
+        connection = dial(peer)
         with pytest.raises(ConnectionLost, match="aborted on our side"):
             read_one(connection)
         assert connection._plain._socket.fileno() == -1
@@ -515,7 +516,7 @@ def test_abort_in_the_middle_of_much_data() -> None:
             line.send(reply(handle, bytes(MIB)))
 
     with Peer(opened(serve)) as peer:
-        connection = dial(peer, Deadlines())
+        connection = dial(peer)
         with pytest.raises(ConnectionLost, match="aborted on our side"):
             list(connection.read([Read(n * MIB, buffer(MIB)) for n in range(8)]))
         assert connection._plain._socket.fileno() == -1
@@ -550,7 +551,7 @@ def test_abort_while_opening(when: str) -> None:
         line.receive_to_end()
 
     with Peer(serve) as peer, pytest.raises(ConnectionLost, match="aborted on our side") as caught:
-        dial(peer, Deadlines(), abort)
+        dial(peer, abort=abort)
     assert_hidden(caught.value)
 
 
@@ -582,7 +583,7 @@ def test_close_drops_replies_that_nobody_took() -> None:
             line.send(reply(handle, bytes(length)))
         line.receive_to_end()
 
-    with Peer(opened(serve)) as peer, dial(peer, Deadlines()) as connection:
+    with Peer(opened(serve)) as peer, dial(peer) as connection:
         reads = connection.read([Read(n * MIB, buffer(MIB)) for n in range(8)])
         next(reads)
         reads.close()  # type: ignore[attr-defined]  # it is a generator
@@ -601,10 +602,10 @@ def test_close_does_not_wait_for_ever(flood: bool) -> None:
         line.stall()
 
     with Peer(opened(serve)) as peer:
-        connection = dial(peer)
+        connection = dial(peer, Deadlines(close=0.3))
         started = time.monotonic()
         assert connection.close() is False
-        assert 0.3 <= time.monotonic() - started < 2
+        assert 0.3 <= time.monotonic() - started < 8
         assert connection._plain._socket.fileno() == -1
 
 
