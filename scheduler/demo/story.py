@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.commands.connections import open_for_reading
-from scheduler.demo.stage import Stage, start_fleet
+from scheduler.demo.stage import CAP, Stage, start_fleet
 from workers.extents import BLOCK_SIZE
 from workers.repository import DiskPoint, Point, restore_disk
 from workers.settings import load_settings
@@ -64,10 +64,18 @@ class Told:
             for one in self.comparisons
             if one.differs_at is not None
         ]
+        if not self.comparisons:
+            found.append("nothing was compared")
+        backed_up = len(self.incremental.result["disks"])
+        if backed_up != len(self.written):
+            found.append(f"{len(self.written)} disks written to, {backed_up} backed up")
         for disk in self.incremental.result["disks"]:
             wrote = self.written[disk["vdi"]] * BLOCK_SIZE
             if disk["mode"] != "incremental" or disk["read_bytes"] != wrote:
                 found.append(f"disk {disk['vdi']}: {disk['read_bytes']} bytes read, its guest wrote {wrote}")
+        for peak in self.log["peak"].values():
+            if peak > CAP:
+                found.append(f"{peak} connections to one host, {CAP} are allowed")
         for kind in ("vm_snapshots", "plugged_vbds"):
             if self.leftovers[kind]:
                 found.append(f"{len(self.leftovers[kind])} {kind.replace('_', ' ')} left on the pool")

@@ -1,0 +1,142 @@
+"""`cbtfleet up` with real processes: it brings everything along, keeps it running, and stops all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler import cli
+from scheduler.embedded_redis import answers
+from workers.fleet import Ledger
+
+ROOT = Path(__file__).parents[2]
+
+
+class Up:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "cbtfleet.toml"
+        (folder / "store").mkdir()
+        self.config.write_text(f'[repository]\nurl = "file://{folder}/store"\n')
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> dict[str, Any]:
+        with (self.folder / "up.log").open("a") as log:
+            command = [sys.executable, "-m", "scheduler.cli", "up", "--concurrency", "1", "--json"]
+            self.process = subprocess.Popen(
+                [*command, "--config", str(self.config)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.log
+        return dict(json.loads(line))
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "up.log").read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        self.process.stdout.close()
+        return code
+
+    def until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 40
+        while not true():
+            assert time.monotonic() < deadline, self.log
+            assert self.process is not None
+            assert self.process.poll() is None, self.log
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def up() -> Iterator[Up]:
+    with tempfile.TemporaryDirectory(prefix="cbtfleet-") as name:
+        up = Up(Path(name))
+        assert cli.run(["--config", str(up.config), "init", "--unencrypted"]) == 0
+        yield up
+        if up.process is not None and up.process.poll() is None:
+            up.stop(signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_it_runs_everything_restarts_what_dies_and_stops_all(up: Up) -> None:
+    processes = up.start()
+    assert processes.keys() == {"scheduler", "worker", "redis", "redis_url"}
+    with closing(Ledger.from_url(processes["redis_url"])) as ledger:
+        assert ledger.barrier_left() == 0  # it is new, so nobody has to be waited for
+        up.until(lambda: len(ledger.nodes()) == 1)
+        up.until(lambda: "scheduler is ready" in up.log)
+
+        os.kill(processes["scheduler"], signal.SIGKILL)
+        up.until(lambda: "the scheduler ended with -9: starting it again" in up.log)
+        up.until(lambda: up.log.count("scheduler is ready") == 2)
+
+        os.kill(processes["redis"], signal.SIGKILL)
+        up.until(lambda: "our own Redis ended with -9" in up.log)
+        up.until(lambda: not alive(processes["redis"]))
+        up.until(lambda: answers(up.folder / ".cbtfleet" / "redis.sock"))
+    assert up.stop() == 0
+    order = [up.log.index(f"stopping the {name}") for name in ("worker", "scheduler")]
+    assert order == sorted(order)
+    assert "everything is stopped" in up.log
+    assert not any(alive(pid) for pid in processes.values() if isinstance(pid, int))
+    assert children_left(up.folder) == []
+
+
+def children_left(folder: Path) -> list[str]:
+    """Command lines of processes that still name this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in text:
+            found.append(text)
+    return found
+
+
+def test_its_children_end_when_it_is_killed(up: Up) -> None:
+    processes = up.start()
+    up.until(lambda: "scheduler is ready" in up.log)
+    up.stop(signal.SIGKILL)
+    deadline = time.monotonic() + 40
+    while any(alive(pid) for pid in processes.values() if isinstance(pid, int)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_configuration_that_never_can_work_ends_it(up: Up) -> None:
+    (up.folder / "store" / "config").unlink()
+    with (up.folder / "up.log").open("a") as log:
+        command = [sys.executable, "-m", "scheduler.cli", "up", "--config", str(up.config)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 2, up.log
+    assert "cbtfleet: " in up.log
+    assert "cannot work with this configuration" in up.log
+    assert children_left(up.folder) == []
