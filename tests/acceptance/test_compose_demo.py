@@ -1,4 +1,4 @@
-"""The set-up program of docker-compose.yml's demo, without containers: simulator, S3 API and Redis on loopback."""
+"""The set-up program of the compose demo, without containers: simulator, S3 API and Redis on loopback."""
 
 from __future__ import annotations
 
