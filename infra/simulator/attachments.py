@@ -44,8 +44,8 @@ def unplug(state: State, vbd: str, task: str, seconds: float = 0.0) -> None:
             deactivate(state, record["VDI"])
 
 
-def attach_to_dom0(state: State, host: str, vdi_uuid: str, task: str) -> str:
-    """VBD.create and plug, read-only: what xapi-nbd does for a connection. Raises Failure."""
+def attach_to_dom0(state: State, host: str, vdi_uuid: str, task: str, mode: str = "RO") -> str:
+    """VBD.create and plug: what xapi-nbd does for a connection, read-only. Raises Failure."""
     database = state.database
     dom0 = database.get("host", host)["control_domain"]
     vdi = database.by_uuid("VDI", vdi_uuid)
@@ -53,7 +53,7 @@ def attach_to_dom0(state: State, host: str, vdi_uuid: str, task: str) -> str:
     free = next((str(number) for number in range(DOM0_DISKS) if str(number) not in taken), None)
     if free is None:
         raise Failure("DEVICE_ALREADY_EXISTS", "no free device in the control domain")
-    vbd = database.create("VBD", VM=dom0, VDI=vdi, userdevice=free, device=f"xvd{free}", mode="RO")
+    vbd = database.create("VBD", VM=dom0, VDI=vdi, userdevice=free, device=f"xvd{free}", mode=mode)
     try:
         plug(state, vbd, host, task)
     except BaseException:

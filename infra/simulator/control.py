@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from infra.simulator.faults import NBD_FAULTS, SM_FAULTS
 from infra.simulator.guests import Unknown, content
+from infra.simulator.http_wire import Refused, RequestReader
 from infra.simulator.listener import Connection, Listener, bind
 from infra.simulator.pool import SimulatedPool
 from infra.simulator.spec import DiskSpec, VmSpec
-from infra.simulator.web import Refused, RequestReader
 
 MAX_BODY = 64 << 20
 
@@ -60,9 +61,8 @@ def _send_content(pool: SimulatedPool, connection: Connection, vdi: str) -> None
 
 
 def _head(status: int, length: int, kind: str = "application/json") -> bytes:
-    reason = {200: "OK", 400: "Bad Request", 404: "Not Found"}.get(status, "Error")
     return (
-        f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {length}\r\nConnection: close\r\n\r\n"
     ).encode()
 

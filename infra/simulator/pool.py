@@ -53,7 +53,7 @@ class SimulatedPool:
             for socket in xapi:
                 socket.close()
             raise
-        state.nbd_port = nbd_port
+        state.xapi_port, state.nbd_port = port, nbd_port
         own = folder is None
         folder = Path(tempfile.mkdtemp(prefix="simulated-pool-")) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,7 @@ class State:
     """Hosts that are alive in the database but do not answer the master."""
     booting: set[str] = field(default_factory=set)
     """Hosts whose xapi is up but not ready."""
+    xapi_port: int = 0
     nbd_port: int = 0
     rolling_upgrade: bool = False
     waiting: int = 0

@@ -36,9 +36,9 @@ def run_task(state: State, task: str, work: Callable[[], Any]) -> None:
         except Stopping:
             return
         except Failure as failure:
-            _complete(state, task, status="failure", error_info=list(failure.description))
+            complete_task(state, task, status="failure", error_info=list(failure.description))
         else:
-            _complete(state, task, status="success", result=encode_value("" if value is None else value))
+            complete_task(state, task, status="success", result=encode_value("" if value is None else value))
 
 
 def collect_tasks(state: State) -> None:
@@ -52,7 +52,8 @@ def collect_tasks(state: State) -> None:
             database.delete("task", ref)
 
 
-def _complete(state: State, task: str, **values: Any) -> None:
+def complete_task(state: State, task: str, **values: Any) -> None:
+    """`values`: status, and result or error_info. A task that somebody destroyed is forgotten."""
     if state.database.exists("task", task):
         state.database.update(
             "task", task, finished=state.now(), progress=1.0, allowed_operations=[], **values
