@@ -17,8 +17,8 @@ class ConnectionEntry:
     host: str
     address: str
     opened: float
-    slots: int
-    """In use on the host, this one included, when it was accepted."""
+    peak: int
+    """Slots in use on the host, this one included, when it was accepted."""
     vdi: str | None = None
     closed: float | None = None
     outcome: str = "open"
@@ -52,7 +52,7 @@ class ActivityLog:
                 return entry, False
             self._slots[host] += 1
             self._sockets[host] += 1
-            entry.slots += 1
+            entry.peak += 1
             self.peak[host] = max(self.peak.get(host, 0), self._slots[host])
             self.peak_sockets[host] = max(self.peak_sockets.get(host, 0), self._sockets[host])
             return entry, True
