@@ -98,9 +98,11 @@ def _show_speed(console: Console, told: Told) -> None:
     console.print()
     for title, backup in (("Full backup", told.full), ("Incremental", told.incremental)):
         read, stored = _sum(backup, "read_bytes"), _sum(backup, "stored_bytes")
+        streaming = max([disk["seconds"] or 0 for disk in backup.result["disks"]], default=0)
         console.print(
             f"{title:12} {size(read)} read, {size(stored)} stored, {duration(backup.seconds)} from command to"
-            f" restore point: {size(read / backup.seconds)}/s by {WORKERS} workers of {STREAMS} streams"
+            f" restore point; {size(read / max(streaming, 1e-3))}/s while {WORKERS} workers of {STREAMS}"
+            " streams read"
         )
 
 
