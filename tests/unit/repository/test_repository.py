@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -22,7 +23,12 @@ from workers.repository import (
     RunEnded,
     point_id,
 )
+from workers.repository.compression import compress
 from workers.repository.envelope import seal_object
+from workers.repository.keys import MetadataKeys
+from workers.repository.naming import binding
+from workers.repository.point import encode_point
+from workers.repository.sealing import mark
 from workers.repository.store import ObjectMissing
 
 Flip = Callable[[str, int], None]
@@ -143,8 +149,6 @@ def test_a_sealed_point_that_is_none_is_damaged(
 def test_members_of_a_later_version_are_ignored(
     repository: Repository, keys: PrivateKeys, store: MemoryStore, a_point: Callable[[str], Point]
 ) -> None:
-    from workers.repository.point import encode_point
-
     point = a_point("run1")
     facts = json.loads(encode_point(point)) | {"weather": "fair"}
     facts["disks"][0]["colour"] = "blue"
@@ -154,8 +158,6 @@ def test_members_of_a_later_version_are_ignored(
 
 def test_a_worker_cannot_forge_or_read_a_point(store: MemoryStore) -> None:
     """Sealing is symmetric, with a key that no public key leads to."""
-    from workers.repository.keys import MetadataKeys
-
     worker = ENCRYPTED.metadata.worker
     key = f"points/{VM}/20261122T000100Z-0123456789ab"
     for guess in (worker.hash_key, worker.data_public_key, worker.metadata_public_key):
@@ -167,17 +169,41 @@ def test_a_worker_cannot_forge_or_read_a_point(store: MemoryStore) -> None:
         list(Repository.open(store, ENCRYPTED).points())
 
 
-def test_a_header_that_claims_terabytes_allocates_nothing(store: MemoryStore) -> None:
-    """In an unencrypted repository a checksum can be made by anyone, so sizes are checked before use."""
-    import struct
+def marked(key: str, compressed: bytes, claimed: int) -> bytes:
+    """An object of an unencrypted repository with a good checksum, as anyone could make it."""
+    header = struct.pack("<8sHHI32sQQ", b"CBTFMETA", 1, 0, 1, bytes(32), claimed, len(compressed) + 16)
+    associated = binding("object", PLAIN.repository, key) + b"\0" + header
+    return header + mark(PLAIN.metadata.worker.hash_key, 0, compressed, associated)
 
-    key = f"points/{VM}/20261122T000100Z-0123456789ab"
+
+def test_sizes_are_checked_before_they_are_believed(store: MemoryStore) -> None:
+    """A zstd frame may claim any size, and so may a header."""
+    key = "runs/run1/result"
+    terabytes = bytes.fromhex("28b52ffde0") + struct.pack("<Q", 1 << 42) + compress(b"{}")[6:]
+    for compressed, claimed in (
+        (compress(b"{}"), 3),
+        (compress(b"{}"), 1),
+        (compress(b"{}"), 1 << 42),
+        (terabytes, 1 << 42),
+        (terabytes, 2),
+        (compress(b"{}") + b"behind", 2),
+        (b"", 2),
+    ):
+        store.objects[key] = marked(key, compressed, claimed)
+        with pytest.raises(DamagedObject, match=key):
+            Repository.open(store, PLAIN).result("run1")
+    store.objects[key] = marked(key, compress(b"{}"), 2)
+    assert Repository.open(store, PLAIN).result("run1") == {}
+
+
+def test_a_header_that_claims_terabytes_allocates_nothing(store: MemoryStore) -> None:
+    key = "runs/run1/result"
     good = bytearray(seal_object(PLAIN.metadata, key, [b"{}"]))
     for plain, stored in ((1 << 42, len(good) - 64), (2, 1 << 42), (1 << 63, 1 << 63), (2, 0)):
         good[48:64] = struct.pack("<QQ", plain, stored)
         store.objects[key] = bytes(good)
-        with pytest.raises(DamagedObject):
-            list(Repository.open(store, PLAIN).points())
+        with pytest.raises(DamagedObject, match=key):
+            Repository.open(store, PLAIN).result("run1")
 
 
 def test_a_plan_is_kept_once(repository: Repository, store: MemoryStore, damage: Flip) -> None:
