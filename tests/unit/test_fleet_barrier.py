@@ -109,14 +109,24 @@ def test_a_forgotten_slot_is_not_taken_back_after_the_barrier(fleet: Fleet) -> N
     assert fleet.ledger.take(held).verdict is Verdict.FENCE
 
 
-def test_a_run_that_comes_again_after_a_flush_keeps_its_counts(fleet: Fleet) -> None:
-    """The same run and disk again, while a holder from before the flush still streams and then leaves."""
+@pytest.mark.parametrize("renewed_before", [True, False])
+def test_a_run_that_comes_again_after_a_flush_has_nothing_of_the_old_streams(
+    fleet: Fleet, renewed_before: bool
+) -> None:
+    """The same run and disk with a new plan, while a stream from before goes on with the old one."""
     fleet.start(disk_work("d1", 99))
-    held = fleet.hold()
+    old = fleet.hold()
+    fleet.ledger.take(old)
     fleet.clock.flush()
-    fleet.ledger.renew([held], "node/1")
+    fleet.clock.advance(1)
+    assert fleet.ledger.barrier_left() == TIMING.barrier
+    if renewed_before:
+        fleet.ledger.renew([old], "node/1")
     fleet.start(disk_work("d1", 99))
-    fleet.ledger.release(held, Outcome.CLEAN)
+    assert fleet.ledger.commit(old, 0, 1, 1).verdict is Verdict.CANCEL
+    assert fleet.ledger.verdicts([old]) == [Verdict.CANCEL]
+    assert fleet.disk("d1").done == 0
+    fleet.ledger.release(old, Outcome.CLEAN)
     assert fleet.disk("d1").streams == 0
 
 

@@ -12,7 +12,7 @@ for i, held in ipairs(slot.batches) do
     break
   end
 end
-local disk = read_disk(disk_id(slot))
+local disk = stream_disk(slot)
 if disk and disk.state == 'streaming' then
   if batch < 0 or batch >= disk.batches then
     return redis.error_reply('LEDGER disk ' .. slot.disk .. ' has no batch ' .. batch)

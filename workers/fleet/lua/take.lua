@@ -4,4 +4,4 @@ local slot = own(grant_at(1), ARGV[7])
 if not slot then
   return { 'FENCE', -1 }
 end
-return answer(slot, read_disk(disk_id(slot)), ARGV[8])
+return answer(slot, stream_disk(slot), ARGV[8])

@@ -4,6 +4,6 @@ local owner = ARGV[1]
 local answer = {}
 for i = 2, #ARGV, 6 do
   local slot = own(grant_at(i), owner)
-  answer[#answer + 1] = slot and may_stop_now(slot, read_disk(disk_id(slot))) or 'FENCE'
+  answer[#answer + 1] = slot and may_stop_now(slot, stream_disk(slot)) or 'FENCE'
 end
 return answer

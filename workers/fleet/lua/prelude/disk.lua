@@ -2,11 +2,11 @@
 -- One disk of one run: which batches are still to be reserved, and how the disk ends.
 local FIELDS = {
   'state', 'vm', 'pool', 'hosts', 'batches', 'next', 'done', 'weight', 'vft',
-  'streams', 'opening', 'attempts', 'not_before', 'failed_at', 'failures',
+  'streams', 'opening', 'attempts', 'not_before', 'failed_at', 'failures', 'started',
 }
 local NUMBERS = {
   batches = true, next = true, done = true, weight = true, vft = true, streams = true, opening = true,
-  attempts = true, not_before = true, failed_at = true,
+  attempts = true, not_before = true, failed_at = true, started = true,
 }
 
 local function read_disk(id)

@@ -71,6 +71,13 @@ local function move(slot, state, expires)
   save(slot)
 end
 
+-- The disk that the slot's stream works on, or nil. A stream that was granted before the disk was started
+-- here has another plan: Redis was emptied and the same run came again. Its batches are not this disk's.
+local function stream_disk(slot)
+  local disk = read_disk(disk_id(slot))
+  return disk and slot.fence >= disk.started and disk or nil
+end
+
 local function renew_lease(slot)
   redis.call('ZADD', KEY.slots .. slot.state, 'XX', NOW + TIMING.lease, slot_id(slot))
 end

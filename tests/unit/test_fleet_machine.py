@@ -1,0 +1,414 @@
+"""Hypothesis drives the real Lua on a real Redis with injected time, and a model of the outside world judges.
+
+The model's worker processes keep their side of the bargain: each cuts its connection when it is told to, and
+`cut_after` its last answered renewal. The model's hosts free a closed connection late. What must never happen
+is then seen from outside: more connections on a host than its cap, a batch lost or counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.fleet_clock import Clock, disk_work, lua_with_injected_time
+from workers.fleet import Grant, Ledger, Outcome, RunProgress, Step, Timing, Verdict, scripts
+
+TIMING = Timing()
+CAPS = {"h1": 1, "h2": 2}
+NODES = {"n1": 4, "n2": 3}
+STREAM_STATES = {"GRANTED", "OPENING", "HELD"}
+
+
+@dataclass(eq=False)
+class Connection:
+    """A worker process that claimed `grant` and has, or opens, its connection."""
+
+    grant: Grant
+    owner: str
+    heard: float
+    batches: set[int] = field(default_factory=set)
+
+
+class FleetMachine(RuleBasedStateMachine):
+    client: redis.Redis
+    forgets = False
+    """Also put Redis back to earlier moments, and empty it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushall()
+        self.clock = Clock(self.client)
+        self.ledger = Ledger(self.client)
+        self.ledger.found()
+        self.messages: list[Grant] = []
+        self.connections: list[Connection] = []
+        self.lingering: list[tuple[str, float]] = []  # host, until when it still counts a closed connection
+        self.fences: dict[tuple[str, int], int] = {}
+        self.committed: dict[str, set[int]] = defaultdict(set)
+        self.finished: Counter[str] = Counter()
+        self.snapshot: dict[bytes, bytes] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.vms = 0
+        self.quiet = 0
+        for host, cap in CAPS.items():
+            self.ledger.set_host("lab", host, cap)
+        self.ledger.create_run("run", {})
+
+    # -- the control plane
+
+    @precondition(lambda self: self.vms < 4)
+    @rule(
+        disks=st.lists(
+            st.tuples(st.integers(0, 20), st.sampled_from([("h1", "h2"), ("h2",), ("h1",)])), max_size=4
+        )
+    )
+    def plan_vm(self, disks: list[tuple[int, tuple[str, ...]]]) -> None:
+        vm = f"vm{self.vms}"
+        self.vms += 1
+        self.ledger.add_vms("run", {vm: {}})
+        work = [
+            disk_work(f"{vm}d{i}", batches, vm=vm, hosts=hosts) for i, (batches, hosts) in enumerate(disks)
+        ]
+        self.ledger.start_vm("run", vm, work)
+        self.ledger.start_vm("run", vm, work)
+
+    @rule()
+    def admit(self) -> None:
+        for node, processes in NODES.items():
+            self.ledger.node_alive(node, processes)
+        for grant in self.ledger.admit():
+            place = (grant.host, grant.slot)
+            assert grant.fence > self.fences.get(place, 0)
+            self.fences[place] = grant.fence
+            self.messages.append(grant)
+
+    @rule()
+    def sweep(self) -> None:
+        self.ledger.sweep()
+
+    @rule()
+    def work_off_steps(self) -> None:
+        for step in self.ledger.due_steps():
+            fence = self.ledger.claim_step(step, "scheduler")
+            if fence is None:
+                continue
+            if step.name == "finish-vm":
+                self.ledger.finish_vm("run", step.subject)
+                self.finished[step.subject] += 1
+            assert self.ledger.finish_step(step, fence)
+
+    @precondition(lambda self: self.quiet > 8 and self.progress().disks)
+    @rule(which=st.integers(0, 99))
+    def fail_a_disk(self, which: int) -> None:
+        self.quiet = 0
+        disks = self.progress().disks
+        self.ledger.fail_disk("run", disks[which % len(disks)].disk, "by hand")
+
+    @precondition(lambda self: self.quiet > 16 and self.connections)
+    @rule()
+    def cancel(self) -> None:
+        self.quiet = 0
+        self.ledger.cancel("run")
+
+    # -- time
+
+    @rule(seconds=st.sampled_from([0.001, 1, 4, 6, 16, 31, 61, 301]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        for connection in list(self.connections):
+            cut = connection.heard + TIMING.cut_after
+            if self.clock.now >= cut:
+                self.close(connection, at=cut)
+
+    @rule(seconds=st.sampled_from([5, 20, 65]))
+    def live(self, seconds: float) -> None:
+        """Time passes while every node renews and reports, as it should."""
+        for _ in range(round(seconds / TIMING.renew_every)):
+            self.wait(TIMING.renew_every)
+            self.renew(which=(1 << 30) - 1)
+            self.sweep()
+
+    # -- worker processes
+
+    @precondition(lambda self: self.messages)
+    @rule(which=st.integers(0, 1 << 16), node=st.sampled_from(sorted(NODES)))
+    def deliver(self, which: int, node: str) -> None:
+        """Any message, also late and for the second time."""
+        grant = self.messages[-1 - which % len(self.messages)]
+        owner = f"{node}/{len(self.messages)}"
+        if self.ledger.claim(grant, owner) is not None:
+            self.connections.append(Connection(grant, owner, self.clock.now))
+
+    @rule(node=st.sampled_from(sorted(NODES)))
+    def start_what_can_be_started(self, node: str) -> None:
+        self.sweep()
+        known = len(self.messages)
+        self.admit()
+        for i in range(len(self.messages) - known):
+            self.deliver(i, node)
+        for connection in list(self.connections):
+            if not connection.batches:
+                self.open_and_take(self.connections.index(connection))
+
+    @precondition(lambda self: self.connections)
+    @rule(which=st.integers(0, 99))
+    def open_and_take(self, which: int) -> None:
+        connection = self.connections[which % len(self.connections)]
+        if not self.ledger.opened(connection.grant, connection.owner):
+            self.close(connection)
+            return
+        following = self.ledger.take(connection.grant, connection.owner)
+        self.obey(connection, following.verdict, following.batch)
+
+    @precondition(lambda self: any(connection.batches for connection in self.connections))
+    @rule(which=st.integers(0, 99), commits=st.integers(1, 8), again=st.booleans())
+    def commit(self, which: int, commits: int, again: bool) -> None:
+        busy = [connection for connection in self.connections if connection.batches]
+        connection = busy[which % len(busy)]
+        grant = connection.grant
+        for _ in range(commits):
+            if connection not in self.connections or not connection.batches:
+                return
+            batch = min(connection.batches)
+            connection.batches.discard(batch)
+            streaming = any(
+                disk.disk == grant.disk and disk.state == "streaming" for disk in self.progress().disks
+            )
+            following = self.ledger.commit(grant, batch, 1, 2, connection.owner)
+            if again:
+                assert self.ledger.commit(grant, batch, 1, 2, connection.owner) == following
+            if following.verdict is not Verdict.FENCE and streaming:
+                self.committed[grant.disk].add(batch)
+            self.obey(connection, following.verdict, following.batch)
+
+    def obey(self, connection: Connection, verdict: Verdict, batch: int | None) -> None:
+        if verdict is Verdict.FENCE:
+            self.close(connection)
+            return
+        connection.heard = self.clock.now
+        if batch is not None:
+            assert verdict is Verdict.CONTINUE
+            connection.batches.add(batch)
+
+    @precondition(lambda self: self.connections)
+    @rule(which=st.integers(0, 1 << 16))
+    def renew(self, which: int) -> None:
+        some = [connection for i, connection in enumerate(self.connections) if which >> i & 1]
+        for node in NODES:
+            ours = [connection for connection in some if connection.owner.startswith(node)]
+            held = self.ledger.renew([connection.grant for connection in ours], node)
+            for connection, still in zip(ours, held, strict=True):
+                if still:
+                    connection.heard = self.clock.now
+                else:
+                    self.close(connection)
+
+    @precondition(lambda self: self.connections)
+    @rule(which=st.integers(0, 99), outcome=st.sampled_from([*Outcome, Outcome.CLEAN, Outcome.CLEAN]))
+    def release(self, which: int, outcome: Outcome) -> None:
+        connection = self.connections[which % len(self.connections)]
+        self.close(connection, takes=TIMING.linger if outcome is Outcome.CLEAN else TIMING.quarantine)
+        for _ in range(2):
+            self.ledger.release(connection.grant, outcome, "why", connection.owner)
+
+    @precondition(lambda self: self.connections)
+    @rule(which=st.integers(0, 99))
+    def die(self, which: int) -> None:
+        self.close(self.connections[which % len(self.connections)])
+
+    def close(
+        self, connection: Connection, at: float | None = None, takes: float = TIMING.quarantine
+    ) -> None:
+        self.connections.remove(connection)
+        self.lingering.append((connection.grant.host, (self.clock.now if at is None else at) + takes))
+
+    # -- Redis forgets
+
+    @precondition(lambda self: self.quiet > 8 and self.connections)
+    @rule()
+    def restart_redis(self) -> None:
+        self.quiet = 0
+        self.client.hset("cbtfleet:epoch", "run_id", "another")
+
+    @precondition(lambda self: self.forgets)
+    @rule()
+    def remember(self) -> None:
+        self.snapshot = {key: self.client.dump(key) for key in self.client.keys("cbtfleet:*")}
+
+    @precondition(lambda self: self.quiet > 8 and self.snapshot and self.connections)
+    @rule()
+    def put_redis_back(self) -> None:
+        self.quiet = 0
+        assert self.snapshot is not None
+        self.clock.flush()
+        for key, value in self.snapshot.items():
+            self.client.restore(key, 0, value)
+        self.client.hset("cbtfleet:epoch", "run_id", "another")
+        self.vms = len(self.progress().vms)
+
+    @precondition(lambda self: self.forgets and self.quiet > 8 and self.connections)
+    @rule()
+    def empty_redis(self) -> None:
+        """And the same run comes again, a millisecond after the last grant at the earliest."""
+        self.clock.advance(0.001)
+        self.clock.flush()
+        self.snapshot = None
+        self.begin()
+
+    # -- what must hold
+
+    def progress(self) -> RunProgress:
+        return self.ledger.progress("run")
+
+    def slots(self) -> list[tuple[str, int, dict[str, object]]]:
+        return [
+            (host, int(name), json.loads(record))
+            for host in CAPS
+            for name, record in self.client.hgetall(f"cbtfleet:host:lab/{host}").items()
+            if name.isdigit()
+        ]
+
+    @invariant()
+    def count_steps(self) -> None:
+        """Not an invariant: lets some work be done between two rare events."""
+        self.quiet += 1
+
+    @invariant()
+    def hosts_serve_no_more_than_their_cap(self) -> None:
+        self.lingering = [(host, until) for host, until in self.lingering if until > self.clock.now]
+        served = Counter(connection.grant.host for connection in self.connections)
+        served.update(host for host, _ in self.lingering)
+        for host, cap in CAPS.items():
+            assert served[host] <= cap
+            assert sum(slot.state != "FREE" for slot in self.ledger.slots("lab", host)) <= cap
+
+    @invariant()
+    def the_books_on_slots_agree(self) -> None:
+        states: dict[str, set[bytes]] = defaultdict(set)
+        streams: Counter[object] = Counter()
+        opening: Counter[object] = Counter()
+        opens: Counter[str] = Counter()
+        busy: Counter[str] = Counter()
+        for host, number, slot in self.slots():
+            state = str(slot["state"])
+            states[state].add(f"lab/{host}/{number}".encode())
+            if state in STREAM_STATES and slot["counted"]:
+                streams[slot["disk"]] += 1
+                opening[slot["disk"]] += state != "HELD"
+            if state in ("OPENING", "HELD"):
+                busy[str(slot["owner"]).partition("/")[0]] += 1
+            opens[host] += state in ("GRANTED", "OPENING")
+        for state in (*STREAM_STATES, "QUARANTINE"):
+            assert set(self.client.zrange(f"cbtfleet:slots:{state}", 0, -1)) == states[state]
+        assert {node.decode(): int(n) for node, n in self.client.hgetall("cbtfleet:busy").items()} == busy
+        assert all(count <= 2 for count in opens.values())
+        for disk in self.progress().disks:
+            assert disk.streams == streams[disk.disk]
+            assert opening[disk.disk] <= 1
+
+    @invariant()
+    def no_batch_is_lost_or_counted_twice(self) -> None:
+        ready = {name.decode() for name in self.client.zrange("cbtfleet:ready", 0, -1)}
+        reserved: dict[object, list[int]] = defaultdict(list)
+        for _, _, slot in self.slots():
+            if slot["state"] in ("OPENING", "HELD"):
+                reserved[slot["disk"]] += slot["batches"]  # type: ignore[operator]
+        for disk in self.progress().disks:
+            assert disk.read_bytes == disk.done
+            assert disk.stored_bytes == 2 * disk.done
+            if not self.forgets:
+                assert disk.done == len(self.committed[disk.disk])
+            if disk.state != "streaming":
+                assert disk.state != "complete" or disk.done == disk.batches
+                assert f"run/{disk.disk}" not in ready
+                continue
+            bits = self.client.get(f"cbtfleet:done:run/{disk.disk}") or b""
+            done = {i for i in range(8 * len(bits)) if bits[i // 8] & 0x80 >> i % 8}
+            assert len(done) == disk.done < disk.batches
+            first = int(self.client.hget(f"cbtfleet:disk:run/{disk.disk}", "next") or 0)
+            returned = [
+                int(batch) for batch in self.client.lrange(f"cbtfleet:returned:run/{disk.disk}", 0, -1)
+            ]
+            open_batches = [*reserved[disk.disk], *returned, *range(first, disk.batches)]
+            counts = Counter(batch for batch in open_batches if batch not in done)
+            assert set(counts) == set(range(disk.batches)) - done
+            assert set(counts.values()) == {1}
+            assert (f"run/{disk.disk}" in ready) == bool(returned or first < disk.batches)
+
+    @invariant()
+    def a_vm_is_finished_once_when_its_disks_have_ended(self) -> None:
+        run = self.progress()
+        streaming = {disk.vm for disk in run.disks if disk.state == "streaming"}
+        for vm in run.vms:
+            assert (vm.state == "streaming") == (vm.vm in streaming)
+            due = self.client.zscore("cbtfleet:steps", f"run/finish-vm/{vm.vm}") is not None
+            assert due == (vm.state == "finishing")
+            if not self.forgets:
+                assert self.finished[vm.vm] == (vm.state == "finished")
+
+    def teardown(self) -> None:
+        """Whatever happened: when workers do their work again, every disk ends."""
+        for connection in list(self.connections):
+            self.close(connection)
+        for _ in range(200):
+            self.live(65)
+            self.admit()
+            for grant in [
+                grant for grant in self.messages if self.fences[grant.host, grant.slot] == grant.fence
+            ]:
+                if self.ledger.claim(grant, "n1/last") is None:
+                    continue
+                self.ledger.opened(grant)
+                following = self.ledger.take(grant)
+                while following.verdict is Verdict.CONTINUE:
+                    assert following.batch is not None
+                    self.committed[grant.disk].add(following.batch)
+                    following = self.ledger.commit(grant, following.batch, 1, 2)
+                assert following.verdict is Verdict.EMPTY
+                self.ledger.release(grant, Outcome.CLEAN)
+            self.no_batch_is_lost_or_counted_twice()
+            if all(disk.state != "streaming" for disk in self.progress().disks):
+                break
+        assert all(disk.state != "streaming" for disk in self.progress().disks)
+        self.work_off_steps()
+        self.live(65)
+        self.work_off_steps()
+        self.a_vm_is_finished_once_when_its_disks_have_ended()
+        if self.progress().vms:
+            assert Step("run", "end-run", "") not in self.ledger.due_steps()
+            assert all(vm.state == "finished" for vm in self.progress().vms)
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["redis remembers", "redis forgets"])
+def test_any_order_of_events(
+    redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: bool
+) -> None:
+    monkeypatch.setattr(scripts, "FOLDER", lua_with_injected_time(tmp_path))
+    machine = type("Machine", (FleetMachine,), {"client": redis_client, "forgets": forgets})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
