@@ -70,16 +70,25 @@ def test_a_vm_that_is_not_there(make_fleet: FleetMaker) -> None:
             {"xapi": "VDI.get_nbd_info", "failure": ["VDI_INCOMPATIBLE_TYPE", "OpaqueRef:x", "CBT metadata"]},
             "NBD",
         ),
-        ({"nbd": "wrong_certificate"}, "certificate"),
-        ({"nbd_purpose": "none"}, "purpose"),
+        ("rotated certificate", "certificate"),
+        ("no purpose", "purpose"),
     ],
 )
-def test_a_disk_that_cannot_be_exported(make_fleet: FleetMaker, fault: dict[str, object], said: str) -> None:
+def test_a_disk_that_cannot_be_exported(
+    make_fleet: FleetMaker, fault: dict[str, object] | str, said: str
+) -> None:
     fleet = make_fleet(
         "file", simulator=("--hosts", "1", "--vms", "1", "--disks", "1", "--disk-size", "4MiB")
     )
+    if fault == "rotated certificate":
+        fleet.simulator.post("/rotate-certificate", {"host": fleet.simulator.facts["hosts"][0]["uuid"]})
+        edit(fleet, r"^ca_file = .*", "verify_tls = false")
+    elif fault == "no purpose":
+        fleet.simulator.post("/purpose", {"purpose": None})
+    else:
+        assert isinstance(fault, dict)
+        fleet.simulator.post("/fault", {**fault, "count": 99})
     fleet.start_all(workers=1)
-    fleet.simulator.post("/fault", {**fault, "count": 99})
     result = fleet.backup(expect=1)
     [row] = result["disks"]
     assert result["status"] == "failed"

@@ -13,6 +13,7 @@ from workers.repository.errors import RepositoryExists
 from workers.repository.key_files import (
     SCRYPT_LOG_N,
     KeyFile,
+    NoKeyFile,
     metadata_key_file,
     private_key_file,
     public_key_file,
@@ -46,6 +47,8 @@ def create_repository(
 ) -> Created:
     """Creates the key files, then `config`; when the last fails, the key files are removed again.
 
+    An unencrypted repository has no keys; where key files are configured, files that say so are created.
+
     Raises RepositoryExists; ConfigurationError when a key file's setting is missing, when such a file
     exists already, when the passphrase is empty, or when the store does not honour put-if-absent. Nothing
     has been written then.
@@ -55,19 +58,23 @@ def create_repository(
         raise ConfigurationError("an encrypted repository needs a passphrase for its private key")
     _check_store(store)
     repository = str(uuid.uuid4())
-    if not encrypted:
-        plain = PrivateKeys.plain(repository, os.urandom(SECRET_SIZE))
-        _put_config(store, new_config(plain.metadata.worker))
-        return Created(repository, None, ())
-    master = os.urandom(SECRET_SIZE)
-    worker = PrivateKeys.from_master(repository, master).metadata.worker
-    files: tuple[KeyFile, ...] = (
-        public_key_file(worker),
-        metadata_key_file(worker, master),
-        private_key_file(worker, master, passphrase or "", log_n=scrypt_log_n),
-    )
+    recovery_key: str | None = None
+    files: tuple[KeyFile, ...]
+    if encrypted:
+        master = os.urandom(SECRET_SIZE)
+        recovery_key = encode_recovery_key(master)
+        worker = PrivateKeys.from_master(repository, master).metadata.worker
+        files = (
+            public_key_file(worker),
+            metadata_key_file(worker, master),
+            private_key_file(worker, master, passphrase or "", log_n=scrypt_log_n),
+        )
+    else:
+        worker = PrivateKeys.plain(repository, os.urandom(SECRET_SIZE)).metadata.worker
+        files = tuple(NoKeyFile(repository=repository) for _ in paths)
     written: list[Path] = []
     try:
+        file: KeyFile
         for path, file in zip(paths, files, strict=True):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_key_file(path, file)
@@ -79,7 +86,7 @@ def create_repository(
         if isinstance(error, OSError):
             raise ConfigurationError(f"cannot create the key files: {error.strerror}") from error
         raise
-    return Created(repository, encode_recovery_key(master), paths)
+    return Created(repository, recovery_key, paths)
 
 
 def recover_private_key(
@@ -105,11 +112,7 @@ def _key_file_paths(settings: RepositorySettings, encrypted: bool) -> tuple[Path
     paths: list[Path] = []
     for name in KEY_FILE_SETTINGS:
         path: Path | None = getattr(settings, name)
-        if not encrypted:
-            if path is not None:
-                raise ConfigurationError(
-                    f"repository.{name} is set, but an unencrypted repository has no keys: remove the setting"
-                )
+        if path is None and not encrypted:
             continue
         if path is None:
             raise ConfigurationError(f"repository.{name} is missing: say where to create that key file")

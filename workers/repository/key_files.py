@@ -2,6 +2,7 @@
 
 public     what a worker needs         metadata   what the scheduler needs
 private    the master secret, under a passphrase: restore and verify
+no key     says that the repository is not encrypted, and which one it is
 """
 
 from __future__ import annotations
@@ -91,7 +92,21 @@ class PrivateKeyFile(_File):
         return PrivateKeys.from_master(self.repository, master)
 
 
-KeyFile = PublicKeyFile | MetadataKeyFile | PrivateKeyFile
+class NoKeyFile(BaseModel):
+    """Stands where a key file is configured for an unencrypted repository.
+
+    With it the configuration says "unencrypted is meant". Whoever can write to the bucket cannot forge it, so
+    nobody there can make the workers of an encrypted repository write in the clear.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    format: Literal["cbtfleet no key"] = "cbtfleet no key"
+    version: Literal[1] = 1
+    repository: RepositoryId
+
+
+KeyFile = PublicKeyFile | MetadataKeyFile | PrivateKeyFile | NoKeyFile
 _KEY_FILE: TypeAdapter[KeyFile] = TypeAdapter(Annotated[KeyFile, Field(discriminator="format")])
 
 
@@ -136,7 +151,7 @@ def write_key_file(path: Path, file: KeyFile) -> None:
 
 
 def read_key_file(path: Path, setting: str) -> KeyFile:
-    """Any of the three kinds. Raises ConfigurationError that names `setting`; no content is repeated."""
+    """Any of the four kinds. Raises ConfigurationError that names `setting`; no content is repeated."""
     try:
         data = path.read_bytes()
     except OSError as error:

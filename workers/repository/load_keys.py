@@ -1,14 +1,15 @@
 """Finding the keys for a repository: from its `config` and the key files of the configuration.
 
 Each function checks that the key file belongs to this very repository. An unencrypted repository is refused
-while any key file is configured: whoever can write to the bucket must not be able to make workers
-write in the clear.
+while a key file is configured that does not say "no key" for it: whoever can write to the bucket must not be
+able to make workers write in the clear.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from workers.errors import ConfigurationError
 from workers.repository.config import Config, PlainConfig, read_config
@@ -16,6 +17,7 @@ from workers.repository.create import KEY_FILE_SETTINGS
 from workers.repository.key_files import (
     KeyFile,
     MetadataKeyFile,
+    NoKeyFile,
     PrivateKeyFile,
     PublicKeyFile,
     read_key_file,
@@ -31,6 +33,11 @@ def load_worker_keys(store: Store, settings: RepositorySettings) -> WorkerKeys:
     if isinstance(config, PlainConfig):
         return _plain_keys(config, settings).metadata.worker
     file = _read(settings, "public_key_file")
+    if isinstance(file, NoKeyFile):
+        raise ConfigurationError(
+            f"repository.public_key_file: {settings.public_key_file} is for a repository without encryption,"
+            " but the one at repository.url is encrypted: it is another repository's file"
+        )
     if not isinstance(file, PublicKeyFile):
         kind = "private" if isinstance(file, PrivateKeyFile) else "metadata"
         raise ConfigurationError(
@@ -86,10 +93,14 @@ def configured_passphrase(
 
 def _plain_keys(config: PlainConfig, settings: RepositorySettings) -> PrivateKeys:
     for name in KEY_FILE_SETTINGS:
-        if getattr(settings, name) is not None:
+        path: Path | None = getattr(settings, name)
+        if path is None:
+            continue
+        file = read_key_file(path, f"repository.{name}")
+        if not isinstance(file, NoKeyFile) or file.repository != config.id:
             raise ConfigurationError(
-                f"the repository is not encrypted, but repository.{name} is set: remove the setting if that"
-                " is meant; if it was encrypted before, someone has changed it"
+                f"the repository is not encrypted, but repository.{name} is a key file of another one: remove"
+                " the setting if that is meant; if it was encrypted before, someone has changed it"
             )
     return PrivateKeys.plain(config.id, config.hash_key)
 
@@ -113,7 +124,7 @@ def _unlock(config: Config, settings: RepositorySettings, passphrase: str) -> Pr
     return _read_private(config, settings).unlock(passphrase)
 
 
-def _check_belongs(file: KeyFile, config: Config, name: str) -> None:
+def _check_belongs(file: PublicKeyFile | MetadataKeyFile | PrivateKeyFile, config: Config, name: str) -> None:
     if isinstance(config, PlainConfig) or (
         file.repository,
         file.data_public_key,

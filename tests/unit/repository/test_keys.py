@@ -260,11 +260,11 @@ def test_a_bucket_that_says_it_is_no_longer_encrypted_is_refused(made: Made, loa
     """Whoever can write to the bucket must not be able to make workers write in the clear."""
     plain = MemoryStore()
     create_repository(plain, RepositorySettings(url="file:///unused"), encrypted=False, passphrase=None)
-    with pytest.raises(ConfigurationError, match=r"not encrypted, but repository\.public_key_file is set"):
+    with pytest.raises(ConfigurationError, match=r"not encrypted, but repository\.public_key_file is a key"):
         load(plain, made.settings)
 
 
-def test_an_unencrypted_repository_has_no_key_files(tmp_path: Path) -> None:
+def test_an_unencrypted_repository_has_no_key_files() -> None:
     store, chosen = MemoryStore(), RepositorySettings(url="file:///unused")
     created = create_repository(store, chosen, encrypted=False, passphrase=None)
     assert (created.recovery_key, created.files) == (None, ())
@@ -272,8 +272,28 @@ def test_an_unencrypted_repository_has_no_key_files(tmp_path: Path) -> None:
     assert not keys.encrypted
     assert keys.metadata == load_metadata_keys(store, chosen)
     assert keys.metadata.worker == load_worker_keys(store, chosen)
-    with pytest.raises(ConfigurationError, match=r"repository\.public_key_file is set"):
-        create_repository(MemoryStore(), key_settings(tmp_path), encrypted=False, passphrase=None)
+
+
+def test_configured_key_files_of_an_unencrypted_repository_say_so(tmp_path: Path) -> None:
+    store, chosen = MemoryStore(), key_settings(tmp_path)
+    created = create_repository(store, chosen, encrypted=False, passphrase=None)
+    assert len(created.files) == 3
+    assert not load_worker_keys(store, chosen).encrypted
+    assert load_private_keys(store, chosen, no_passphrase).metadata == load_metadata_keys(store, chosen)
+    other = MemoryStore()
+    create_repository(other, RepositorySettings(url="file:///unused"), encrypted=False, passphrase=None)
+    with pytest.raises(ConfigurationError, match="someone has changed it"):
+        load_worker_keys(other, chosen)
+
+
+def test_an_encrypted_repository_is_not_opened_with_a_file_that_says_no_key(
+    made: Made, tmp_path: Path
+) -> None:
+    chosen = key_settings(tmp_path / "plain")
+    create_repository(MemoryStore(), chosen, encrypted=False, passphrase=None)
+    for load in LOADERS:
+        with pytest.raises(ConfigurationError):
+            load(made.store, chosen)
 
 
 @pytest.mark.parametrize(
