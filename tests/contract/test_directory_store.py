@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_errors_of_the_disk_are_one_line(
         DirectoryStore(tmp_path).put_if_absent("one", b"1")
     assert "\n" not in str(caught.value)
     assert files_below(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_flushed_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(directory_store.os, "fsync", only_files)
+    DirectoryStore(tmp_path).put_if_absent("packs/one", b"1")
+    assert files_below(tmp_path) == ["packs/one"]
 
 
 def test_a_file_system_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -512,6 +512,24 @@ def test_a_listing_is_complete_or_raises(
         list(store.list(""))
 
 
+def test_a_listing_goes_on_over_pages(store: S3Store, double: Double) -> None:
+    def page(handler: Handler, request: Request) -> None:
+        token = re.search(r"continuation-token=t(\d)", request.path)
+        number = int(token[1]) if token else 0
+        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>t{number + 1}</NextContinuationToken>"
+        items = "".join(
+            f"<Contents><Key>prod/p/{number}{letter}</Key><Size>{number}</Size></Contents>"
+            for letter in "abc"
+        )
+        body = f"<ListBucketResult>{more if number < 3 else ''}{items}</ListBucketResult>"
+        handler.answer(200, body.encode())
+
+    double.faults = [page, page, refuses(503, "SlowDown"), page, page]
+    found = [(info.key, info.size) for info in store.list("p/")]
+    assert found == [(f"p/{number}{letter}", number) for number in range(4) for letter in "abc"]
+    assert all("prefix=prod%2Fp%2F" in request.path for request in double.requests)
+
+
 def test_a_listing_that_fails_half_way_raises(store: S3Store, double: Double) -> None:
     token = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
     body = f"<ListBucketResult>{token}<Contents><Key>prod/a</Key><Size>1</Size></Contents></ListBucketResult>"
@@ -536,6 +554,13 @@ def test_an_unreachable_store_is_named_without_its_password(
     ):
         store.get("a")
     store.close()
+
+
+@pytest.mark.parametrize("url", ["s3://key:secret@backups/p", "s3://-x"])
+def test_what_is_no_bucket_name_is_refused_unrepeated(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"repository\.url: that is no bucket name") as caught:
+        S3Store.open(RepositorySettings(url=url))
+    assert "secret" not in str(caught.value)
 
 
 def test_missing_credentials_are_said(

@@ -65,7 +65,7 @@ class DirectoryStore:
                     os.close(descriptor)
             finally:
                 os.unlink(temporary)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except FileExistsError as error:
             raise ObjectExists(key) from error
         except OSError as error:
@@ -119,7 +119,7 @@ class DirectoryStore:
         path = self._path(key)
         try:
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except (FileNotFoundError, NotADirectoryError):
             self._check_root()
         except OSError as error:
@@ -142,7 +142,7 @@ class DirectoryStore:
         self._make_folder(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir()
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
     def _walk(self, folder: Path, head: str, prefix: str) -> Iterator[ObjectInfo]:
         """In the order of whole keys: a folder sorts as its name and the `/` that follows it.
@@ -209,9 +209,13 @@ def _link(temporary: Path, path: Path, descriptor: int) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, where that exists: some network file systems cannot flush one."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)

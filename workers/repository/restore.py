@@ -15,6 +15,7 @@ from pathlib import Path
 
 from workers.errors import ConfigurationError
 from workers.extents import BLOCK_SIZE, block_count, block_length
+from workers.repository.directory_store import sync_folder
 from workers.repository.errors import DamagedObject, RepositoryError
 from workers.repository.keys import PrivateKeys
 from workers.repository.overlay import visible, windows
@@ -168,11 +169,7 @@ def _give_name(path: Path, target: Path, force: bool) -> None:
             path.replace(target)
     else:
         path.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)
 
 
 def _reserve(target: Path) -> None:

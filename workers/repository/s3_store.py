@@ -12,6 +12,7 @@ did succeed, see `S3Store.put_if_absent`.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -60,6 +61,8 @@ _TRY_AGAIN = {
 }  # fmt: skip
 """S3 error codes of the moment, whatever their status (some of them are 400s and 409s)."""
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
 _TRY_AGAIN_STATUS = {408, 429, 500, 502, 503, 504}
 
 
@@ -100,8 +103,12 @@ class S3Store:
         `connections` is how many threads can use the store without waiting for each other's connection.
         Credentials come from the usual AWS chain. Raises ConfigurationError or CredentialsMissing.
         """
-        url = urlsplit(settings.url)
-        prefix = url.path.strip("/")
+        bucket, _, path = settings.url.removeprefix("s3://").partition("/")
+        prefix = path.strip("/")
+        if not _BUCKET.fullmatch(bucket):  # not repeated: people write credentials there
+            raise ConfigurationError(
+                'repository.url: that is no bucket name; it must look like "s3://backups/prod"'
+            )
         endpoint = settings.endpoint_url
         addressing = settings.addressing
         if addressing == "auto" and endpoint is not None:
@@ -133,8 +140,8 @@ class S3Store:
         except (boto.BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"repository: cannot make an S3 client: {error}") from error
         client.meta.events.register_last("before-call.s3", _without_expect)
-        place = f"bucket {url.netloc} at {_without_user(client.meta.endpoint_url)}"
-        return cls(client, url.netloc, f"{prefix}/" if prefix else "", place, patience)
+        place = f"bucket {bucket} at {_without_user(client.meta.endpoint_url)}"
+        return cls(client, bucket, f"{prefix}/" if prefix else "", place, patience)
 
     def put_if_absent(self, key: str, data: Buffer) -> None:
         """See Store. `data` is not copied.
