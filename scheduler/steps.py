@@ -23,13 +23,13 @@ from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import STEP_QUEUE, STEP_TASK, Step
 from workers.repository import StoreUnavailable
-from workers.xapi import CallTimedOut, PoolUnreachable, SessionLost
+from workers.xapi import AnswerLost, PoolUnreachable, SessionLost
 
 log = logging.getLogger(__name__)
 
 PLAN_RUN, PLAN_VM, FINISH_VM, END_RUN = "plan-run", "plan-vm", "finish-vm", "end-run"
 
-_PASSING = (StoreUnavailable, PoolUnreachable, SessionLost, CallTimedOut)
+_PASSING = (StoreUnavailable, PoolUnreachable, SessionLost, AnswerLost)
 _PAUSES = (1.0, 5.0, 15.0)
 """Seconds before each new try of a step that failed for a passing reason."""
 

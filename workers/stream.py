@@ -20,7 +20,7 @@ from workers.errors import CbtfleetError, ConfigurationError
 from workers.extents import Plan
 from workers.fleet import Claim, Ledger, LedgerUnreachable, Next, Outcome, Verdict
 from workers.messages import Grant
-from workers.nbd import Busy, Connection, Deadlines, NbdError, Tls, Unreachable, connect
+from workers.nbd import Abort, Busy, Connection, Deadlines, NbdError, Tls, Unreachable, connect
 from workers.repository import AccessDenied, ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.transfer import Transfer
@@ -64,9 +64,9 @@ class LeaseKeeper:
         self._ledger = ledger
         self._grant = grant
         self._end = threading.Event()
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self.cut = Abort()
+        """Cuts the connection that was opened with it, also one that is still being opened."""
         self.lost = False
 
     def __enter__(self) -> LeaseKeeper:
@@ -78,14 +78,6 @@ class LeaseKeeper:
     ) -> None:
         self._end.set()
         self._thread.join()
-
-    def guard(self, connection: Connection) -> None:
-        """From now on this connection is cut when the lease is lost. Raises LeaseLost when it already is."""
-        with self._lock:
-            self._connection = connection
-            if self.lost:
-                connection.abort()
-                raise LeaseLost("the lease on the connection slot ran out while connecting")
 
     def _keep(self) -> None:
         timing = self._ledger.timing
@@ -100,10 +92,8 @@ class LeaseKeeper:
             else:
                 acknowledged = sent
             if not alive or time.monotonic() - acknowledged > timing.cut_after:
-                with self._lock:
-                    self.lost = True
-                    if self._connection is not None:
-                        self._connection.abort()
+                self.lost = True
+                self.cut.throw()
                 return
 
 
@@ -147,44 +137,43 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
 
 
 def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseKeeper) -> Verdict:
-    work = claim.work
-    plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), work.virtual_size)
+    plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), claim.work.virtual_size)
     pool = context.settings.pool(grant.pool)
     with Session.login(grant.pool, pool) as session:
-        snapshot = session.call("VDI.get_by_uuid", work.snapshot)
+        snapshot = session.call("VDI.get_by_uuid", claim.work.snapshot)
         endpoints = nbd_endpoints(session, snapshot, _disk_name(claim))
-        connection = _connect(
-            [each for each in endpoints if each.host == grant.host], pool, context.deadlines
-        )
+        ours = [each for each in endpoints if each.host == grant.host]
         try:
-            keeper.guard(connection)
-            if connection.size != work.virtual_size:
-                raise WrongSize(
-                    f"the host exports {connection.size} bytes but the plan is for {work.virtual_size};"
-                    " the snapshot was changed under the backup"
-                )
-            if not context.ledger.opened(grant):
-                raise LeaseLost("the lease on the connection slot ran out while connecting")
-            verdict = Transfer(
-                connection,
-                plan,
-                _Batches(context.ledger, grant),
-                _pack_maker(context, claim),
-                _putter(context.store),
-            ).run()
-            connection.close()
-            return verdict
+            connection = _connect(ours, pool, context.deadlines, keeper.cut)
+            try:
+                verdict = _read_batches(context, grant, claim, plan, connection)
+                connection.close()
+                return verdict
+            finally:
+                connection.abort()
         except NbdError as error:
             if keeper.lost:
                 raise LeaseLost(
                     "the lease on the connection slot could not be kept; connection cut"
                 ) from error
             raise
-        finally:
-            connection.abort()
 
 
-def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines) -> Connection:
+def _read_batches(
+    context: StreamContext, grant: Grant, claim: Claim, plan: Plan, connection: Connection
+) -> Verdict:
+    if connection.size != claim.work.virtual_size:
+        raise WrongSize(
+            f"the host exports {connection.size} bytes but the plan is for {claim.work.virtual_size};"
+            " the snapshot was changed under the backup"
+        )
+    if not context.ledger.opened(grant):
+        raise LeaseLost("the lease on the connection slot ran out while connecting")
+    batches = _Batches(context.ledger, grant)
+    return Transfer(connection, plan, batches, _pack_maker(context, claim), _putter(context.store)).run()
+
+
+def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines, cut: Abort) -> Connection:
     """The first address of the granted host that answers: they all lead to the same server and slots."""
     failure: CbtfleetError = HostGone(
         "the granted host no longer offers this disk over NBD; another is tried"
@@ -197,7 +186,7 @@ def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines
             pool.ca_file,
         )
         try:
-            return connect(endpoint.address, endpoint.port, endpoint.export_name, tls, deadlines)
+            return connect(endpoint.address, endpoint.port, endpoint.export_name, tls, deadlines, abort=cut)
         except Unreachable as error:
             failure = error
     raise failure
@@ -232,7 +221,9 @@ def _outcome_of(error: CbtfleetError, claim: Claim) -> Outcome:
     """What the ledger shall do about a failed stream."""
     if isinstance(error, Busy):
         return Outcome.BUSY
-    hopeless = (NotExportable, WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
+    if isinstance(error, NotExportable):
+        return Outcome.FAILED if error.temporary else Outcome.FATAL
+    hopeless = (WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
     if isinstance(error, hopeless):
         return Outcome.FATAL
     if isinstance(error, NbdError) and error.advice == "give-up" and len(claim.work.hosts) == 1:
