@@ -1,0 +1,129 @@
+"""The control plane and the streams in this one process, on a simulated pool, a real Redis and a directory.
+
+Nothing is published: the due steps and the grants are taken from the ledger and worked off here, one after
+the other, which is what makes faults land where a test wants them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.simulator import PoolSpec, SimulatedPool
+from scheduler.context import ControlContext
+from scheduler.requests import request_for_vms
+from scheduler.steps import do_step
+from scheduler.submit import submit_run
+from workers.fleet import Ledger
+from workers.nbd import Deadlines
+from workers.repository import (
+    PrivateKeys,
+    Repository,
+    Restored,
+    create_repository,
+    load_private_keys,
+    open_store,
+    restore_disk,
+)
+from workers.settings import Settings
+from workers.stream import StreamContext, run_stream
+
+
+class Site:
+    """One pool, one repository, one ledger."""
+
+    def __init__(self, pool: SimulatedPool, settings: Settings, folder: Path) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.folder = folder
+        self.store = open_store(settings.repository)
+        self.keys: PrivateKeys = load_private_keys(self.store, settings.repository, lambda: "")
+        self.repository = Repository.open(self.store, self.keys)
+        self.ledger = Ledger.from_url(settings.redis_url())
+        self.ledger.found()
+        self.context = ControlContext(settings, self.ledger, self.repository, "test")
+        self.stream_context = StreamContext(
+            settings=settings,
+            ledger=self.ledger,
+            store=self.store,
+            keys=self.keys.metadata.worker,
+            owner="node/1",
+            deadlines=Deadlines(connect=5, handshake=5, read=5, close=5),
+        )
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.store.close()
+
+    @property
+    def disks(self) -> list[str]:
+        return [disk["vdi"] for vm in self.pool.vms() for disk in vm["disks"]]
+
+    def submit(self) -> str:
+        names = [vm["name"] for vm in self.pool.vms()]
+        return submit_run(self.ledger, request_for_vms(self.settings, "lab", names))
+
+    def work(self, run: str, until: Callable[[str], bool] = lambda step: False) -> dict[str, Any] | None:
+        """Works off steps and grants until the run has ended, or a step that `until` names is due."""
+        for _ in range(200):
+            result = self.ledger.run_result(run)
+            if result is not None:
+                return result
+            self.ledger.node_alive("node", 4)
+            self.ledger.sweep()
+            for step in self.ledger.due_steps():
+                if until(step.name):
+                    return None
+                do_step(self.context, step)
+            for grant in self.ledger.admit():
+                run_stream(self.stream_context, grant)
+            self.ledger.wait_for_work(0.2)
+        raise AssertionError(f"the run does not end: {self.ledger.progress(run)}")
+
+    def night(self) -> dict[str, Any]:
+        result = self.work(self.submit())
+        assert result is not None
+        return result
+
+    def restored(self, point: str, vdi: str) -> bytes:
+        [disk] = [disk for disk in self.repository.find_point(point).disks if disk.vdi == vdi]
+        target = self.folder / "restored.raw"
+        done: Restored = restore_disk(self.store, self.keys, disk, target, force=True, threads=2)
+        assert done.bytes == target.stat().st_size
+        return target.read_bytes()
+
+
+@pytest.fixture
+def make_site(tmp_path: Path, redis_url: str) -> Iterator[Callable[[PoolSpec], Site]]:
+    with ExitStack() as stack:
+
+        def make(spec: PoolSpec) -> Site:
+            pool = stack.enter_context(SimulatedPool.start(spec, tmp_path / "pool"))
+            (tmp_path / "store").mkdir()
+            settings = Settings.model_validate(
+                {
+                    "redis": {"url": redis_url},
+                    "repository": {"url": f"file://{tmp_path}/store"},
+                    "pools": {
+                        "lab": {
+                            "url": pool.url,
+                            "username": "root",
+                            "password_file": pool.password_file,
+                            "ca_file": pool.ca_file,
+                            "timeout": 10,
+                        }
+                    },
+                }
+            )
+            store = open_store(settings.repository)
+            create_repository(store, settings.repository, encrypted=False, passphrase=None)
+            store.close()
+            site = Site(pool, settings, tmp_path)
+            stack.callback(site.close)
+            return site
+
+        yield make
