@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -39,6 +39,8 @@ HEALTHY_AFTER = 60.0
 """Seconds alive after which a child's next death counts as the first again."""
 
 CONFIGURATION_EXIT = 2
+STDERR = 2
+"""Where children's stdout goes, too: ours may be kept for one JSON object."""
 
 
 @dataclass
@@ -53,13 +55,12 @@ class Service:
     started: float = 0.0
     pause: float = SHORTEST_PAUSE
     start_at: float = 0.0
-    _ended: list[int] = field(default_factory=list)
 
     def tend(self, now: float) -> int | None:
         """Starts it when it is due. Returns the exit code when it has just been found dead."""
         if self.process is None:
             if now >= self.start_at:
-                self.process, self.started = children.start(self.command), now
+                self.process, self.started = children.start(self.command, stdout=STDERR), now
             return None
         code = self.process.poll()
         if code is None:

@@ -29,6 +29,7 @@ def worker(
     invocation = Invocation.of(context, config, as_json)
     invocation.settings()  # a bad configuration is said here, in one line
     command = worker_command(invocation.settings_file, concurrency)
+    _keep_stdout_for_json(invocation)
     # The node becomes this process: whoever started us signals it directly.
     os.execv(command[0], command)
 
@@ -37,7 +38,9 @@ def scheduler(context: typer.Context, config: ConfigOption = None, as_json: Json
     """Run the control plane: plans, grants, restore points, clean-up. May run more than once."""
     invocation = Invocation.of(context, config, as_json)
     start_logging()
-    run_scheduler(invocation.settings())
+    settings = invocation.settings()
+    _keep_stdout_for_json(invocation)
+    run_scheduler(settings)
 
 
 def up(
@@ -58,3 +61,9 @@ def up(
             note(f"cbtfleet up: {parts} running; Ctrl-C stops them")
 
     end(run_up(invocation.settings(), invocation.settings_file, concurrency, ready))
+
+
+def _keep_stdout_for_json(invocation: Invocation) -> None:
+    """Celery greets on stdout; with --json that goes to stderr, as all logs do."""
+    if invocation.as_json:
+        os.dup2(2, 1)
