@@ -84,6 +84,7 @@ def test_batches_are_shared_by_weight(fleet: Fleet) -> None:
         following = fleet.ledger.take(grant)
         while following.verdict is Verdict.CONTINUE:
             assert following.batch is not None
+            fleet.clock.advance(0.1)
             following = fleet.ledger.commit(grant, following.batch, 1, 1)
         assert following.verdict is Verdict.YIELD
         fleet.ledger.release(grant, Outcome.CLEAN)
@@ -114,6 +115,7 @@ def test_a_newcomer_does_not_wait_for_the_past_of_the_others(fleet: Fleet) -> No
         following = fleet.ledger.take(grant)
         while following.verdict is Verdict.CONTINUE:
             assert following.batch is not None
+            fleet.clock.advance(0.1)
             following = fleet.ledger.commit(grant, following.batch, 1, 1)
     assert Counter(turns) == {"old": 2, "new": 2}
 

@@ -110,9 +110,8 @@ def test_a_turn_ends_only_when_another_disk_waits_for_it(fleet: Fleet, by: str) 
     assert following.verdict is Verdict.CONTINUE  # nobody waits
     fleet.ledger.add_vms("run", {"vm2": {}})
     fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 5, vm="vm2")])
-    for _ in range(
-        2
-    ):  # the newcomer joins as the equal of the least served: one more batch, and it is behind
+    for _ in range(2):  # the newcomer joins as the equal of the least served: one more batch decides
+        fleet.clock.advance(TIMING.ask_every)
         assert following.batch is not None
         following = fleet.ledger.commit(grant, following.batch, 1, 1)
     assert (following.verdict, following.batch) == (Verdict.YIELD, None)
@@ -132,6 +131,7 @@ def test_no_more_streams_yield_than_disks_wait(fleet: Fleet) -> None:
     fleet.ledger.start_vm("run", "vm2", [disk_work("new1", 5, vm="vm2"), disk_work("new2", 5, vm="vm2")])
     for grant in grants:
         last[grant] = fleet.ledger.commit(grant, last[grant], 1, 1).batch  # type: ignore[arg-type]
+    fleet.clock.advance(TIMING.ask_every)
     verdicts = [fleet.ledger.commit(grant, last[grant], 1, 1).verdict for grant in grants]  # type: ignore[arg-type]
     assert verdicts == [Verdict.YIELD, Verdict.YIELD, Verdict.CONTINUE, Verdict.CONTINUE]
 
@@ -157,4 +157,5 @@ def test_a_disk_that_waits_only_for_this_host_is_waited_for(fleet: Fleet) -> Non
     fleet.ledger.add_vms("run", {"vm2": {}})
     fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 5, vm="vm2", hosts=("h1",))])
     last = fleet.ledger.commit(grant, last, 1, 1).batch  # type: ignore[arg-type]
+    fleet.clock.advance(TIMING.ask_every)
     assert fleet.ledger.commit(grant, last, 1, 1).verdict is Verdict.YIELD  # type: ignore[arg-type]

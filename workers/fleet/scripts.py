@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -36,10 +35,14 @@ class Scripts:
         self._client = client
         self.timing = timing
         self.limits = limits
+        self._loaded: dict[str, Any] = {}
 
     def call(self, name: str, *arguments: str | bytes | int | float) -> Any:
         """Runs `lua/<name>.lua`. Raises LedgerUnreachable, UnknownToLedger or LedgerError."""
-        script = self._client.register_script(compose(FOLDER, name, self.timing, self.limits))
+        if name not in self._loaded:
+            text = compose(FOLDER, name, self.timing, self.limits)
+            self._loaded[name] = self._client.register_script(text)
+        script = self._loaded[name]
         with translated(self._client):
             return script(args=arguments)
 
@@ -62,7 +65,6 @@ class Scripts:
             return answers
 
 
-@functools.cache
 def compose(folder: Path, name: str, timing: Timing, limits: Limits) -> str:
     """One script's full text: the constants, the preludes it uses, itself.
 

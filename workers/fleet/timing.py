@@ -45,6 +45,10 @@ class Timing:
     """A stream keeps its connection so long before it must yield to disks that have none: an open costs the
     host a VBD plug (seconds), so shorter turns would waste it."""
 
+    ask_every: float = 1.0
+    """How often a stream whose turn is over looks for disks that wait: looking reads their hosts' slots,
+    and a stream may commit ten batches a second."""
+
     retry_first: float = 2.0
     """Back-off of a disk after its first failed stream; doubles with every further one."""
 

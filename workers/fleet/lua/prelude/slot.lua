@@ -28,7 +28,7 @@ local function save(slot)
   redis.call('HSET', KEY.host .. slot.place, slot.number, cjson.encode({
     state = slot.state, fence = slot.fence, run = slot.run, disk = slot.disk, owner = slot.owner,
     granted = slot.granted, opened = slot.opened, taken = slot.taken, batches = slot.batches,
-    request = slot.request, answer = slot.answer, counted = slot.counted,
+    request = slot.request, answer = slot.answer, counted = slot.counted, asked = slot.asked,
   }))
 end
 
@@ -64,6 +64,7 @@ local function move(slot, state, expires)
   if state == 'FREE' then
     slot.run, slot.disk, slot.owner, slot.granted, slot.opened = nil, nil, nil, nil, nil
     slot.taken, slot.batches, slot.request, slot.answer, slot.counted = nil, nil, nil, nil, nil
+    slot.asked = nil
   else
     redis.call('ZADD', KEY.slots .. state, expires, slot_id(slot))
   end

@@ -12,12 +12,16 @@ local function may_stop_now(slot, disk)
 end
 
 -- Would this slot's end let `other` start? It lacks a process, or only this host's slots.
+local free_at = {}
 local function blocked_by(slot, other, no_process)
   local has_slot, shares_host = false, false
   for _, uuid in ipairs(cjson.decode(other.hosts)) do
     local place = other.pool .. '/' .. uuid
-    local host = read_host(place)
-    has_slot = has_slot or (host ~= nil and free_slots(host) > 0)
+    if free_at[place] == nil then
+      local host = read_host(place)
+      free_at[place] = host ~= nil and free_slots(host) > 0
+    end
+    has_slot = has_slot or free_at[place]
     shares_host = shares_host or place == slot.place
   end
   return (has_slot and no_process) or (not has_slot and shares_host)
@@ -30,6 +34,10 @@ local function others_wait(slot, disk)
   if redis.call('ZSCORE', KEY.yielding, slot_id(slot)) then
     return true
   end
+  if NOW - (slot.asked or 0) < TIMING.ask_every then
+    return false
+  end
+  slot.asked = NOW
   local told = redis.call('ZCARD', KEY.yielding)
   local no_process = spare_processes() <= 0
   local waiting = 0
