@@ -19,6 +19,7 @@ from workers.endpoints import NotExportable, nbd_endpoints
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskWork
+from workers.repository import DamagedObject
 from workers.xapi import Session, XapiFailure
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,12 @@ class _VmPlanner:
         if not live["cbt_enabled"] and trouble is None:
             trouble = "changed-block tracking was switched off while the snapshot was taken"
         repository = self._context.repository
+        last = None
         try:
             last = repository.latest_disk(self._vm_uuid, disk.live_uuid)
+        except DamagedObject as error:
+            trouble = f"the last restore point cannot be read: {error}"
+        try:
             changes = changes_since(self._session, disk, last, trouble)
             endpoints = nbd_endpoints(self._session, disk.ref, self._disk_name(disk.name, disk.live_uuid))
         except (XapiFailure, NotExportable, BitmapError, BadBitmap) as error:

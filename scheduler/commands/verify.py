@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -13,7 +15,8 @@ from scheduler.commands.connections import open_for_reading
 from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end
 from scheduler.commands.restore import THREADS
 from scheduler.commands.tables import size
-from workers.repository.verify import Verified, verify_points
+from workers.repository import DamagedObject, Point, Repository
+from workers.repository.verify import Damage, Verified, verify_points
 
 
 def verify(
@@ -30,8 +33,13 @@ def verify(
 ) -> None:
     """Check every block (or a sample) of restore points, and name each damaged object and block."""
     invocation = Invocation.of(context, config, as_json)
+    unreadable: list[Damage] = []
+
+    def note(error: DamagedObject) -> None:
+        unreadable.append(Damage(error.object, error.block, error.why))
+
     with open_for_reading(invocation.settings()) as (store, keys, repository):
-        chosen = [repository.find_point(point) for point in points] if points else list(repository.points())
+        chosen = list(_chosen(repository, points, note))
         with byte_bar("verifying", None if as_json else 0) as advance:
             found = verify_points(
                 store,
@@ -42,6 +50,7 @@ def verify(
                 threads=THREADS,
                 progress=advance,
             )
+    found = replace(found, damaged=[*unreadable, *found.damaged])
     invocation.answer(
         {
             "checked_frames": found.checked_frames,
@@ -52,6 +61,20 @@ def verify(
     )
     if found.damaged:
         end(FAILED)
+
+
+def _chosen(
+    repository: Repository, points: list[str] | None, on_damage: Callable[[DamagedObject], None]
+) -> Iterator[Point]:
+    """The named points, or all; one that cannot be read is damage like any other, not the end."""
+    if not points:
+        yield from repository.points(on_damage=on_damage)
+        return
+    for name in points:
+        try:
+            yield repository.find_point(name)
+        except DamagedObject as error:
+            on_damage(error)
 
 
 def confidence(checked: int) -> str:

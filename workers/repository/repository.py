@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from workers.extents import BitmapError, Plan
@@ -135,10 +135,22 @@ class Repository:
         decode_point(encode_point(point), point.key)  # what could not be read back is never committed
         self._put(point.key, encode_point(point), _MAX_JSON)
 
-    def points(self, vm_uuid: str | None = None) -> Iterator[Point]:
-        """All restore points, or those of one VM, ascending by time. Raises DamagedObject."""
+    def points(
+        self, vm_uuid: str | None = None, *, on_damage: Callable[[DamagedObject], None] | None = None
+    ) -> Iterator[Point]:
+        """All restore points, or those of one VM, ascending by time.
+
+        A point that cannot be read is given to `on_damage` and passed over; without it, raises DamagedObject.
+        """
         for key in self._point_keys(vm_uuid):
-            yield self._read_point(key)
+            try:
+                point = self._read_point(key)
+            except DamagedObject as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+            else:
+                yield point
 
     def latest_disk(self, vm_uuid: str, vdi: str) -> DiskPoint | None:
         """The disk as it is in the newest point of the VM that holds it."""

@@ -216,3 +216,16 @@ def test_a_vm_without_disks_is_no_failure(make_site: MakeSite) -> None:
     result = site.night()
     assert (result["status"], result["disks"]) == ("succeeded", [])
     assert site.pool.leftovers()["vm_snapshots"] == []
+
+
+def test_a_damaged_restore_point_is_said_and_the_next_backup_is_a_full(site: Site) -> None:
+    [path] = [each for each in (site.folder / "store" / "points").rglob("*") if each.is_file()]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    result = site.night()
+    assert {row["mode"] for row in result["disks"]} == {"full"}
+    assert all("last restore point cannot be read" in row["reason"] for row in result["disks"])
+    damaged: list[str] = []
+    good = list(site.repository.points(on_damage=lambda error: damaged.append(error.object)))
+    assert [point.run for point in good] == [result["run"]]
+    assert damaged == [str(path.relative_to(site.folder / "store"))]
+    assert_restores(site, result)
