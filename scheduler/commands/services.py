@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
-from scheduler.service import run_scheduler
 from scheduler.up import run_up, worker_command
 from workers.logs import start_logging
 
@@ -36,6 +35,8 @@ def worker(
 
 def scheduler(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Run the control plane: plans, grants, restore points, clean-up. May run more than once."""
+    from scheduler.service import run_scheduler  # Celery: a tenth of every other command's start
+
     invocation = Invocation.of(context, config, as_json)
     start_logging()
     settings = invocation.settings()
