@@ -122,7 +122,7 @@ class Swept:
     freed: int
     """Slots whose quarantine is over."""
     nodes: int
-    """Worker nodes that stopped reporting."""
+    """Worker nodes that stopped reporting and hold no slot any more."""
 
 
 @dataclass(frozen=True)

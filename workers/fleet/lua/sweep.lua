@@ -30,14 +30,18 @@ for _, state in ipairs({ 'OPENING', 'HELD' }) do
   end
 end
 
-local silent = redis.call('ZRANGEBYSCORE', KEY.nodes, '-inf', NOW)
-for _, node in ipairs(silent) do
-  redis.call('ZREM', KEY.nodes, node)
-  redis.call('HDEL', KEY.processes, node)
-  redis.call('SREM', KEY.draining, node)
+-- A node that holds slots is kept, though it counts no processes: its streams may still have to hear DRAIN.
+local gone = 0
+for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEY.nodes, '-inf', NOW)) do
+  if redis.call('HEXISTS', KEY.busy, node) == 0 then
+    redis.call('ZREM', KEY.nodes, node)
+    redis.call('HDEL', KEY.processes, node)
+    redis.call('SREM', KEY.draining, node)
+    gone = gone + 1
+  end
 end
 
 if #unclaimed + #freed + lost > 0 then
   wake()
 end
-return { #unclaimed, lost, #freed, #silent }
+return { #unclaimed, lost, #freed, gone }
