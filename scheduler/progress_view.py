@@ -89,6 +89,13 @@ def planned_bytes(disk: DiskProgress) -> int:
     return max(int(disk.facts.get("changed_bytes", 0)), disk.read_bytes)
 
 
+def rate_so_far(disks: Sequence[DiskProgress], now: float) -> float | None:
+    """Bytes a second since the first disk that still streams began; for one look only. `now`: since 1970."""
+    streaming = [disk for disk in disks if disk.state == "streaming"]
+    began = min((disk.started for disk in streaming), default=now)
+    return sum(disk.read_bytes for disk in streaming) / (now - began) if now > began else None
+
+
 def summary_line(run: str, progress: RunProgress, totals: Totals, rate: float | None) -> str:
     parts = [
         f"run {run}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from scheduler.commands.connections import open_ledger
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.results import show_result
 from scheduler.commands.runs import find_run
-from scheduler.progress_view import ProgressView, Totals, disk_rows, summary_line
+from scheduler.progress_view import ProgressView, Totals, disk_rows, rate_so_far, summary_line
 from scheduler.submit import wait_for_run
 from scheduler.waiting import WaitingHints
 from workers.fleet import DiskProgress, Ledger, RunProgress
@@ -78,5 +79,6 @@ def _show(console: Console, run: str, progress: RunProgress, result: dict[str, A
     if result is not None:
         show_result(console, result)
         return
-    console.print(Text(summary_line(run, progress, Totals.of(progress.disks), None)))
+    rate = rate_so_far(progress.disks, time.time())
+    console.print(Text(summary_line(run, progress, Totals.of(progress.disks), rate)))
     console.print(disk_rows(progress))

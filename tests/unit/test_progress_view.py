@@ -10,7 +10,7 @@ from rich.console import Console
 
 from scheduler.commands.tables import TextTable, duration, size
 from scheduler.commands.verify import confidence
-from scheduler.progress_view import ProgressView, RateMeter, Totals, disk_rows, summary_line
+from scheduler.progress_view import ProgressView, RateMeter, Totals, disk_rows, rate_so_far, summary_line
 from workers.fleet import DiskProgress, RunProgress, VmProgress
 
 MIB = 1 << 20
@@ -50,6 +50,13 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
     for second in range(2, 40):
         meter.see(second, 100 + 10 * (second - 1))
     assert meter.rate == pytest.approx(10)
+
+
+def test_the_rate_of_one_look_is_that_of_the_disks_that_stream() -> None:
+    assert rate_so_far([], 10) is None
+    assert rate_so_far([disk(started=10.0)], 10) is None
+    done = disk(state="complete", started=0.0, read_bytes=100 * MIB)
+    assert rate_so_far([done, disk(started=6.0), disk(started=8.0)], 10) == 16 * MIB
 
 
 def test_totals_and_time_left() -> None:
