@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
+SOURCES := workers scheduler infra tests
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
@@ -18,11 +19,13 @@ test: $(READY)  ## all tests (ARGS="tests/unit -x" chooses some)
 	@tests/debian-packages.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY)  ## ruff, ruff format, mypy and the import contracts
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
-	@$(BIN)/mypy --no-error-summary
-	@out=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$out"; exit 1; }
+check: $(READY)  ## ruff, ruff format, mypy and the import contracts; says all that is wrong, then fails
+	@failed=; \
+	$(BIN)/ruff check --quiet $(SOURCES) || failed=1; \
+	$(BIN)/ruff format --check --quiet $(SOURCES) || { failed=1; echo "run: $(BIN)/ruff format $(SOURCES)"; }; \
+	$(BIN)/mypy --no-error-summary || failed=1; \
+	out=$$($(BIN)/lint-imports --no-logo --no-cache 2>&1) || { failed=1; echo "$$out"; }; \
+	[ -z "$$failed" ]
 
 bench: $(READY)  ## speed of the full path beside the sum of its parts (ARGS="--size 4GiB")
 	@tests/debian-packages.sh

@@ -38,13 +38,21 @@ def redis_server_binary() -> str:
 def _redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("redis")
     path = folder / "redis.sock"
-    arguments = ["--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
-    with subprocess.Popen(
-        [redis_server_binary(), *arguments, "--enable-debug-command", "yes"]
-        if "v=7" in subprocess.run([redis_server_binary(), "--version"], capture_output=True, text=True).stdout
-        else [redis_server_binary(), *arguments],
-        stdout=subprocess.DEVNULL,
-    ) as process:
+    command = [
+        redis_server_binary(),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(path),
+        "--dir",
+        str(folder),
+        "--save",
+        "",
+    ]
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
+    if "v=6" not in version:  # which allows DEBUG without being asked
+        command += ["--enable-debug-command", "yes"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         client = redis.Redis(unix_socket_path=str(path))
         for _ in range(500):
             try:

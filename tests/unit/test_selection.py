@@ -40,7 +40,9 @@ POOL = {
         (Selector(names=("*",)), Selector(), ["u1", "u2", "u8", "u3", "u4"]),
     ],
 )
-def test_policies_select_by_tag_name_and_uuid(include: Selector, exclude: Selector, chosen: list[str]) -> None:
+def test_policies_select_by_tag_name_and_uuid(
+    include: Selector, exclude: Selector, chosen: list[str]
+) -> None:
     request = RunRequest(pool="lab", policy="p", include=include, exclude=exclude)
     assert [vm.uuid for vm in select_vms(request, POOL)] == chosen
 
