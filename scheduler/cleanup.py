@@ -23,7 +23,12 @@ from workers.xapi import Session, XapiFailure
 
 
 def clean_up_vm(
-    session: Session, context: ControlContext, run: str, vm_uuid: str, committed: list[DiskPoint]
+    session: Session,
+    context: ControlContext,
+    run: str,
+    vm_uuid: str,
+    snapshot_uuid: str | None,
+    committed: list[DiskPoint],
 ) -> None:
     """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of this run.
 
@@ -31,29 +36,32 @@ def clean_up_vm(
     """
     live: dict[str, str] = {}
     for disk in committed:
-        _find_live(session, disk.vdi, live)
-    try:
-        vm_ref = session.call("VM.get_by_uuid", vm_uuid)
-    except XapiFailure as failure:
-        if failure.code != "UUID_INVALID":
-            raise
-    else:
+        live_ref = _find(session, "VDI", disk.vdi)
+        if live_ref is not None:
+            live[disk.vdi] = live_ref
+    snapshots = set()
+    vm_ref = _find(session, "VM", vm_uuid)
+    if vm_ref is not None:
         for ref, record in live_disks(session, session.call("VM.get_record", vm_ref)).items():
             live[record["uuid"]] = ref
-        for snapshot_ref in find_vm_snapshots(session, run, vm_ref):
-            for snapshot in describe_vm_snapshot(session, snapshot_ref).disks:
-                live[snapshot.live_uuid] = snapshot.live_ref
-            session.call_async("VM.destroy", snapshot_ref)
+        snapshots.update(find_vm_snapshots(session, run, vm_ref))
+    if snapshot_uuid is not None and (known := _find(session, "VM", snapshot_uuid)) is not None:
+        snapshots.add(known)
+    for snapshot_ref in snapshots:
+        for snapshot in describe_vm_snapshot(session, snapshot_ref).disks:
+            live[snapshot.live_uuid] = snapshot.live_ref
+        session.call_async("VM.destroy", snapshot_ref)
     for vdi_uuid, live_ref in live.items():
         _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)
 
 
-def _find_live(session: Session, vdi_uuid: str, live: dict[str, str]) -> None:
+def _find(session: Session, kind: str, uuid: str) -> str | None:
     try:
-        live[vdi_uuid] = session.call("VDI.get_by_uuid", vdi_uuid)
+        return str(session.call(f"{kind}.get_by_uuid", uuid))
     except XapiFailure as failure:
         if failure.code != "UUID_INVALID":
             raise
+        return None
 
 
 def _clean_up_disk(

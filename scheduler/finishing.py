@@ -37,7 +37,7 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     facts["rows"] = [*rows.values(), *_failed_rows(facts, vm_uuid)]
     try:
         with Session.login(request.pool, context.settings.pool(request.pool)) as session:
-            clean_up_vm(session, context, run, vm_uuid, committed)
+            clean_up_vm(session, context, run, vm_uuid, facts.get("snapshot"), committed)
     except CbtfleetError as error:
         line = f'VM "{facts["name"]}": not everything of this run could be removed from the pool: {error}'
         log.warning("%s", line)

@@ -47,15 +47,22 @@ class DiskSnapshot:
     sr_uuid: str
     virtual_size: int
     cbt_enabled: bool
+    time: str
+    """When it was made, ISO 8601 in UTC, by the pool's clock."""
 
 
 @dataclass(frozen=True)
 class VmSnapshot:
+    """A VM snapshot with at least one disk."""
+
     ref: str
     uuid: str
-    time: str
-    """When it was made, ISO 8601 in UTC, from the pool's clock."""
     disks: tuple[DiskSnapshot, ...]
+
+    @property
+    def time(self) -> str:
+        """When the first disk was snapshotted: XAPI takes them one after the other."""
+        return min(disk.time for disk in self.disks)
 
 
 def snapshot_name(run: str) -> str:
@@ -94,7 +101,10 @@ def take_vm_snapshot(
         for each in extra:
             destroy_vm_snapshot(session, each)
     else:
-        ref = session.call_async("VM.snapshot", vm_ref, snapshot_name(run), list(without))
+        left_out = list(without)
+        # only when it is needed: XAPI learnt to leave disks out later than to take snapshots
+        arguments = [left_out] if left_out else []
+        ref = session.call_async("VM.snapshot", vm_ref, snapshot_name(run), *arguments)
     snapshot = describe_vm_snapshot(session, ref)
     for disk in snapshot.disks:
         mark(session, disk.ref, run, repository_id)
@@ -120,10 +130,11 @@ def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
                 sr_uuid=session.call("SR.get_record", vdi["SR"])["uuid"],
                 virtual_size=int(vdi["virtual_size"]),
                 cbt_enabled=bool(vdi["cbt_enabled"]),
+                time=iso_time(vdi["snapshot_time"]),
             )
         )
     disks.sort(key=lambda disk: (len(disk.userdevice), disk.userdevice))
-    return VmSnapshot(ref, record["uuid"], iso_time(record["snapshot_time"]), tuple(disks))
+    return VmSnapshot(ref, record["uuid"], tuple(disks))
 
 
 def iso_time(xapi_time: Any) -> str:

@@ -75,6 +75,11 @@ def do_step(context: ControlContext, step: Step) -> None:
         except CbtfleetError as error:
             log.error("run %s, %s %s: %s", step.run, step.name, step.subject, error)
             _record_failure(context, step, str(error))
+        except Exception as error:
+            # A mistake of ours, or a pool that is unlike any we know: the run must end all the same.
+            log.exception("run %s, %s %s: unexpected", step.run, step.name, step.subject)
+            line = f"unexpected {type(error).__name__} in {step.name}; the scheduler's log has the details"
+            _record_failure(context, step, line)
         context.ledger.finish_step(step, fence)
 
 

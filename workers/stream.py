@@ -203,7 +203,7 @@ def _pack_maker(context: StreamContext, claim: Claim) -> Callable[[int], PackWri
             batch=batch,
             virtual_size=work.virtual_size,
             level=worker.compression_level,
-            check=bool(worker.check_sealed),
+            check=worker.check_sealed,
         )
 
     return new_pack

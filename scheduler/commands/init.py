@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Annotated
 
 import typer
@@ -10,6 +10,8 @@ from rich.console import Console
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.passphrase import new_passphrase
+from workers.errors import CbtfleetError
+from workers.fleet import Ledger
 from workers.repository import Created, create_repository, open_store
 
 
@@ -27,11 +29,19 @@ def init(
     with closing(open_store(settings)) as store:
         passphrase = None if unencrypted else new_passphrase(settings)
         created = create_repository(store, settings, encrypted=not unencrypted, passphrase=passphrase)
+    _found_ledger(invocation.settings().redis_url())
     files = [str(path) for path in created.files]
     invocation.answer(
         {"repository": created.repository_id, "recovery_key": created.recovery_key, "files": files},
         lambda console: _show(console, settings.url, created),
     )
+
+
+def _found_ledger(redis_url: str) -> None:
+    """A new repository's fleet has no connections yet: an empty Redis has forgotten none (docs/adr/0065)."""
+    # Init needs no Redis, and must print the recovery key whatever Redis does: the doctor looks at Redis.
+    with suppress(CbtfleetError), closing(Ledger.from_url(redis_url)) as ledger:
+        ledger.found()
 
 
 def _show(console: Console, url: str, created: Created) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from workers.fleet import Ledger
 from workers.repository import Repository, load_private_keys, open_store, restore_disk
 from workers.settings import load_settings
 
@@ -228,17 +227,9 @@ def make_fleet(tmp_path: Path, redis_url: str, s3_endpoint: str, s3_bucket: str)
                 (folder / "store").mkdir()
             if init:
                 fleet.json("init", *([] if encrypted else ["--unencrypted"]))
-                _found_ledger(redis_url)
             return fleet
 
         yield make
-
-
-def _found_ledger(redis_url: str) -> None:
-    """Says that this Redis is new, so that the first run need not wait for holders nobody ever was."""
-    ledger = Ledger.from_url(redis_url)
-    ledger.found()
-    ledger.close()
 
 
 def _toml(

@@ -142,7 +142,6 @@ def test_where_the_file_is_looked_for(given_path: str | None, environ: dict[str,
         (REPOSITORY + POOL + "connections_per_host = 17\n", "connections_per_host: .* less than or equal"),
         (REPOSITORY + POOL + "timeout = 0\n", "pools.lab.timeout: input should be greater than 0"),
         (REPOSITORY + "[worker]\nconcurrency = 0\n", "worker.concurrency: .* greater than or equal to 1"),
-        (REPOSITORY + "[worker]\nmetrics_port = 70000\n", "worker.metrics_port: .* less than or equal"),
     ],
 )
 def test_a_mistake_gets_one_line_that_names_it(folder: Path, text: str, line: str) -> None:

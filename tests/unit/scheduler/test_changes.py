@@ -1,0 +1,95 @@
+"""What is made of a pool's answer that no real or simulated pool gives. Only here is the pool a double."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from scheduler.changes import BadBitmap, changes_since
+from scheduler.snapshots import DiskSnapshot, iso_time
+from workers.extents import BitmapError
+from workers.repository import DiskPoint
+from workers.xapi import XapiFailure
+
+MiB = 1 << 20
+DISK = DiskSnapshot(
+    "new", "u-new", "live", "u-live", "root", "0", "sr", 8 * MiB, True, "2026-01-02T03:04:05Z"
+)
+LAST = DiskPoint(
+    vdi="u-live",
+    name="root",
+    userdevice="0",
+    virtual_size=8 * MiB,
+    snapshot="u-base",
+    sr="sr",
+    mode="full",
+    reason="first",
+    changed_bytes=0,
+    read_bytes=0,
+    stored_bytes=0,
+    segments=(),
+)
+
+
+class Pool:
+    """Answers the four calls; `answer` is what list_changed_blocks gives."""
+
+    def __init__(self, answer: str = "", sr: str = "sr", size: int = 8 * MiB) -> None:
+        self._answer = answer
+        self._records: dict[str, Any] = {
+            "VDI.get_by_uuid": "base",
+            "VDI.get_record": {"SR": "sr-ref", "cbt_enabled": True, "virtual_size": str(size)},
+            "SR.get_record": {"uuid": sr},
+        }
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return self._records[method]
+
+    def call_async(self, method: str, *arguments: Any) -> str:
+        assert (method, arguments) == ("VDI.list_changed_blocks", ("base", "new"))
+        if self._answer.startswith("SR_BACKEND"):
+            raise XapiFailure(self._answer, ["", "why", ""], method)
+        return self._answer
+
+
+def bitmap(length: int) -> str:
+    return base64.b64encode(b"\x80" + bytes(length - 1)).decode()
+
+
+def test_a_bitmap_that_fits() -> None:
+    changes = changes_since(Pool(bitmap(16)), DISK, LAST, None)  # type: ignore[arg-type]
+    assert (changes.mode, changes.reason, changes.plan.blocks, changes.parent) == (
+        "incremental",
+        None,
+        1,
+        LAST,
+    )
+
+
+@pytest.mark.parametrize("length", [15, 17, 1])
+def test_a_bitmap_of_the_wrong_length_is_never_read_from(length: int) -> None:
+    with pytest.raises(BitmapError, match=f"has {length} bytes, a disk of 8388608 bytes needs 16"):
+        changes_since(Pool(bitmap(length)), DISK, LAST, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("answer", ["not base64!", "AAA"])
+def test_an_answer_that_is_no_bitmap(answer: str) -> None:
+    with pytest.raises(BadBitmap, match="not base64"):
+        changes_since(Pool(answer), DISK, LAST, None)  # type: ignore[arg-type]
+
+
+def test_a_disk_on_another_storage_repository_is_not_asked_about() -> None:
+    changes = changes_since(Pool("not asked", sr="other"), DISK, LAST, None)  # type: ignore[arg-type]
+    assert changes.mode == "full"
+    assert "moved to another storage repository" in str(changes.reason)
+
+
+def test_a_failure_that_a_full_would_not_heal_is_no_full() -> None:
+    with pytest.raises(XapiFailure):
+        changes_since(Pool("SR_BACKEND_FAILURE_46"), DISK, LAST, None)  # type: ignore[arg-type]
+
+
+def test_xapi_times_are_written_as_iso() -> None:
+    assert iso_time("20260102T03:04:05Z") == "2026-01-02T03:04:05Z"
