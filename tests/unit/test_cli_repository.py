@@ -79,11 +79,14 @@ def test_init_shows_the_recovery_key_to_a_person(initialised: CommandLine, cbtfl
 
 
 def test_init_unencrypted_says_so(cbtfleet: CommandLine) -> None:
-    refused = cbtfleet("init", "--unencrypted")
-    assert refused.code == 2
-    assert "remove the setting" in refused.said
-    cbtfleet.configure('[repository]\nurl = "file://{folder}/store"\n')
-    assert "NOT encrypted" in cbtfleet("init", "--unencrypted").out
+    shown = cbtfleet("init", "--unencrypted")
+    assert shown.code == 0
+    assert "NOT encrypted" in shown.out
+    assert "recovery key" not in shown.out
+    assert cbtfleet.json("points") == {"points": []}
+    assert cbtfleet.json("verify")["damaged"] == []
+    doctor = {check["name"]: check["state"] for check in cbtfleet.json("doctor")["checks"]}
+    assert doctor["encryption"] == "warning"
 
 
 @pytest.mark.parametrize(("passphrase", "said"), [(None, "or run this on a terminal"), ("", "passphrase")])
