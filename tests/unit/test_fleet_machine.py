@@ -7,7 +7,6 @@ is then seen from outside: more connections on a host than its cap, a batch lost
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +24,12 @@ from hypothesis.stateful import (
 )
 
 from tests.fleet_clock import Clock, disk_work, lua_with_injected_time
+from tests.fleet_invariants import Slots, check_batches, check_books_on_slots, check_vms, read_slots
 from workers.fleet import Grant, Ledger, Outcome, RunProgress, Step, Timing, Verdict, scripts
 
 TIMING = Timing()
 CAPS = {"h1": 1, "h2": 2}
 NODES = {"n1": 4, "n2": 3}
-Slots = list[tuple[str, int, dict[str, object]]]  # host, number, record
-STREAM_STATES = {"GRANTED", "OPENING", "HELD"}
 
 
 @dataclass(eq=False)
@@ -281,22 +279,14 @@ class FleetMachine(RuleBasedStateMachine):
     def progress(self) -> RunProgress:
         return self.ledger.progress("run")
 
-    def slots(self) -> Slots:
-        return [
-            (host, int(name), json.loads(record))
-            for host in CAPS
-            for name, record in self.client.hgetall(f"cbtfleet:host:lab/{host}").items()
-            if name.isdigit()
-        ]
-
     @invariant()
     def everything_holds(self) -> None:
         self.quiet += 1  # lets some work be done between two rare events
-        run, slots = self.progress(), self.slots()
+        run, slots = self.progress(), read_slots(self.client, CAPS)
         self.hosts_serve_no_more_than_their_cap(slots)
-        self.the_books_on_slots_agree(run, slots)
-        self.no_batch_is_lost_or_counted_twice(run, slots)
-        self.a_vm_is_finished_once_when_its_disks_have_ended(run)
+        check_books_on_slots(self.client, run, slots)
+        check_batches(self.client, run, slots, None if self.forgets else self.committed)
+        check_vms(self.client, run, None if self.forgets else self.finished)
 
     def hosts_serve_no_more_than_their_cap(self, slots: Slots) -> None:
         self.lingering = [(host, until) for host, until in self.lingering if until > self.clock.now]
@@ -305,66 +295,6 @@ class FleetMachine(RuleBasedStateMachine):
         for host, cap in CAPS.items():
             assert served[host] <= cap
             assert sum(at == host and slot["state"] != "FREE" for at, _, slot in slots) <= cap
-
-    def the_books_on_slots_agree(self, run: RunProgress, slots: Slots) -> None:
-        states: dict[str, set[bytes]] = defaultdict(set)
-        streams: Counter[object] = Counter()
-        opening: Counter[object] = Counter()
-        opens: Counter[str] = Counter()
-        busy: Counter[str] = Counter()
-        for host, number, slot in slots:
-            state = str(slot["state"])
-            states[state].add(f"lab/{host}/{number}".encode())
-            if state in STREAM_STATES and slot["counted"]:
-                streams[slot["disk"]] += 1
-                opening[slot["disk"]] += state != "HELD"
-            if state in ("OPENING", "HELD"):
-                busy[str(slot["owner"]).partition("/")[0]] += 1
-            opens[host] += state in ("GRANTED", "OPENING")
-        for state in (*STREAM_STATES, "QUARANTINE"):
-            assert set(self.client.zrange(f"cbtfleet:slots:{state}", 0, -1)) == states[state]
-        assert {node.decode(): int(n) for node, n in self.client.hgetall("cbtfleet:busy").items()} == busy
-        assert all(count <= 2 for count in opens.values())
-        for disk in run.disks:
-            assert disk.streams == streams[disk.disk]
-            assert opening[disk.disk] <= 1
-
-    def no_batch_is_lost_or_counted_twice(self, run: RunProgress, slots: Slots) -> None:
-        ready = {name.decode() for name in self.client.zrange("cbtfleet:ready", 0, -1)}
-        reserved: dict[object, list[int]] = defaultdict(list)
-        for _, _, slot in slots:
-            if slot["state"] in ("OPENING", "HELD"):
-                reserved[slot["disk"]] += slot["batches"]  # type: ignore[operator]
-        for disk in run.disks:
-            assert disk.read_bytes == disk.done
-            assert disk.stored_bytes == 2 * disk.done
-            if not self.forgets:
-                assert disk.done == len(self.committed[disk.disk])
-            if disk.state != "streaming":
-                assert disk.state != "complete" or disk.done == disk.batches
-                assert f"run/{disk.disk}" not in ready
-                continue
-            bits = self.client.get(f"cbtfleet:done:run/{disk.disk}") or b""
-            done = {i for i in range(8 * len(bits)) if bits[i // 8] & 0x80 >> i % 8}
-            assert len(done) == disk.done < disk.batches
-            first = int(self.client.hget(f"cbtfleet:disk:run/{disk.disk}", "next") or 0)
-            returned = [
-                int(batch) for batch in self.client.lrange(f"cbtfleet:returned:run/{disk.disk}", 0, -1)
-            ]
-            open_batches = [*reserved[disk.disk], *returned, *range(first, disk.batches)]
-            counts = Counter(batch for batch in open_batches if batch not in done)
-            assert set(counts) == set(range(disk.batches)) - done
-            assert set(counts.values()) == {1}
-            assert (f"run/{disk.disk}" in ready) == bool(returned or first < disk.batches)
-
-    def a_vm_is_finished_once_when_its_disks_have_ended(self, run: RunProgress) -> None:
-        streaming = {disk.vm for disk in run.disks if disk.state == "streaming"}
-        for vm in run.vms:
-            assert (vm.state == "streaming") == (vm.vm in streaming)
-            due = self.client.zscore("cbtfleet:steps", f"run/finish-vm/{vm.vm}") is not None
-            assert due == (vm.state == "finishing")
-            if not self.forgets:
-                assert self.finished[vm.vm] == (vm.state == "finished")
 
     def teardown(self) -> None:
         """Whatever happened: when workers do their work again, every disk ends."""
@@ -387,14 +317,14 @@ class FleetMachine(RuleBasedStateMachine):
                     following = self.ledger.commit(grant, following.batch, 1, 2)
                 assert following.verdict is Verdict.EMPTY
                 self.ledger.release(grant, Outcome.CLEAN)
-            self.no_batch_is_lost_or_counted_twice(self.progress(), self.slots())
+            self.everything_holds()
             if all(disk.state != "streaming" for disk in self.progress().disks):
                 break
         assert all(disk.state != "streaming" for disk in self.progress().disks)
         for _ in range(2):
             self.work_off_steps()
             self.wait(65)
-        self.a_vm_is_finished_once_when_its_disks_have_ended(self.progress())
+        self.everything_holds()
         if self.progress().vms:
             assert Step("run", "end-run", "") not in self.ledger.due_steps()
             assert all(vm.state == "finished" for vm in self.progress().vms)
