@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from workers.fleet.errors import LedgerUnsuitable
 from workers.fleet.grants import Grants
@@ -17,8 +19,8 @@ from workers.fleet.timing import Limits, Timing
 OLDEST_REDIS = (6, 2)
 """What Celery 5.7 needs; also the oldest whose Lua scripts we test."""
 
-SOCKET_TIMEOUT = 10.0
-"""Seconds for one answer: half of F, so that a renewal that hangs can be sent again before the cut."""
+SOCKET_TIMEOUT = 5.0
+"""Seconds for one answer. A call is sent twice at most, so it ends within half of `Timing.cut_after`."""
 
 
 class Ledger:
@@ -89,7 +91,12 @@ class Ledger:
         """Connects. Raises LedgerUnreachable when nothing answers, and LedgerUnsuitable for a bad address, a
         Redis older than 6.2, or Redis Cluster (the scripts touch many keys at once)."""
         try:
-            client = Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT, socket_connect_timeout=SOCKET_TIMEOUT)
+            client = Redis.from_url(
+                url,
+                socket_timeout=SOCKET_TIMEOUT,
+                socket_connect_timeout=SOCKET_TIMEOUT,
+                retry=Retry(ExponentialBackoff(cap=0.5, base=0.1), retries=1),
+            )
         except ValueError as error:
             raise LedgerUnsuitable(
                 "redis.url is not an address of a Redis: write redis://host:port/db, rediss://… or unix:///path"
