@@ -18,7 +18,7 @@ from types import TracebackType
 from workers.endpoints import Endpoint, NotExportable, nbd_endpoints
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.extents import Plan
-from workers.fleet import Claim, Ledger, LedgerUnreachable, Next, Outcome, Verdict
+from workers.fleet import Claim, Ledger, Next, Outcome, Verdict
 from workers.messages import Grant
 from workers.nbd import Abort, Busy, Connection, Deadlines, NbdError, Tls, Unreachable, connect
 from workers.repository import AccessDenied, ObjectExists, Pack, PackWriter, Store, WorkerKeys
@@ -54,61 +54,78 @@ class StreamContext:
 
 
 class LeaseKeeper:
-    """Renews one grant's lease from a thread of its own, and cuts the connection when it cannot.
+    """Renews one grant's lease, and cuts the connection when it could not.
 
-    The cut comes `fence_after` seconds after the *sending* of the last renewal that was answered, by a
-    clock that no one can set: before anyone else may think that the slot is free.
+    The cut comes `cut_after` seconds after the *sending* of the last renewal that was answered, by a clock
+    that no one can set: before anyone else may think that the slot is free. It has a thread of its own, as a
+    renewal to a Redis that hangs takes long to fail.
     """
 
-    def __init__(self, ledger: Ledger, grant: Grant) -> None:
+    def __init__(self, ledger: Ledger, grant: Grant, owner: str) -> None:
         self._ledger = ledger
         self._grant = grant
+        self._owner = owner
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._acknowledged = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._renew, name="lease-renew", daemon=True),
+            threading.Thread(target=self._watch, name="lease-watch", daemon=True),
+        ]
         self.cut = Abort()
         """Cuts the connection that was opened with it, also one that is still being opened."""
         self.lost = False
 
     def __enter__(self) -> LeaseKeeper:
-        self._thread.start()
+        self._acknowledged = time.monotonic()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _keep(self) -> None:
-        timing = self._ledger.timing
-        acknowledged = time.monotonic()
-        while not self._end.wait(timing.renew_every):
+    def _renew(self) -> None:
+        while not self._end.wait(self._ledger.timing.renew_every):
             sent = time.monotonic()
             try:
-                [alive] = self._ledger.renew([self._grant])
-            except LedgerUnreachable as error:
+                [alive] = self._ledger.renew([self._grant], owner=self._owner)
+            except CbtfleetError as error:
                 log.warning("lease not renewed: %s", error)
-                alive = True
-            else:
-                acknowledged = sent
-            if not alive or time.monotonic() - acknowledged > timing.cut_after:
-                self.lost = True
-                self.cut.throw()
+                continue
+            if not alive:
+                self._lose()
                 return
+            self._acknowledged = sent
+
+    def _watch(self) -> None:
+        cut_after = self._ledger.timing.cut_after
+        while not self._end.wait(max(self._acknowledged + cut_after - time.monotonic(), 0.0)):
+            if time.monotonic() >= self._acknowledged + cut_after:
+                self._lose()
+                return
+
+    def _lose(self) -> None:
+        self.lost = True
+        self.cut.throw()
 
 
 class _Batches:
     """The ledger as the transfer sees it: this grant's batches."""
 
-    def __init__(self, ledger: Ledger, grant: Grant) -> None:
+    def __init__(self, ledger: Ledger, grant: Grant, owner: str) -> None:
         self._ledger = ledger
         self._grant = grant
+        self._owner = owner
 
     def take(self) -> Next:
-        return self._ledger.take(self._grant)
+        return self._ledger.take(self._grant, owner=self._owner)
 
     def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
-        return self._ledger.commit(self._grant, batch, read_bytes, stored_bytes)
+        return self._ledger.commit(self._grant, batch, read_bytes, stored_bytes, owner=self._owner)
 
 
 def run_stream(context: StreamContext, grant: Grant) -> None:
@@ -125,7 +142,7 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
     outcome = Outcome.FAILED
     why: str | None = f"{name}: the worker stopped in the middle"
     try:
-        with LeaseKeeper(context.ledger, grant) as keeper:
+        with LeaseKeeper(context.ledger, grant, context.owner) as keeper:
             verdict = _transfer(context, grant, claim, keeper)
         outcome, why = Outcome.CLEAN, None
         log.info("%s: stream on host %s ended: %s", name, grant.host, verdict)
@@ -133,7 +150,7 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
         outcome, why = _outcome_of(error, claim), f"{name}: {error}"
         log.warning("%s (%s)", why, outcome)
     finally:
-        context.ledger.release(grant, outcome, why)
+        context.ledger.release(grant, outcome, why, owner=context.owner)
 
 
 def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseKeeper) -> Verdict:
@@ -167,9 +184,9 @@ def _read_batches(
             f"the host exports {connection.size} bytes but the plan is for {claim.work.virtual_size};"
             " the snapshot was changed under the backup"
         )
-    if not context.ledger.opened(grant):
+    if not context.ledger.opened(grant, owner=context.owner):
         raise LeaseLost("the lease on the connection slot ran out while connecting")
-    batches = _Batches(context.ledger, grant)
+    batches = _Batches(context.ledger, grant, context.owner)
     return Transfer(connection, plan, batches, _pack_maker(context, claim), _putter(context.store)).run()
 
 

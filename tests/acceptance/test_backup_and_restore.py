@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -136,3 +137,24 @@ def test_the_cap_holds_with_more_streams_than_slots(make_fleet: FleetMaker) -> N
     log = fleet.simulator.get("/log")
     assert max(log["peak"].values()) <= 3
     assert sum(log["rejects"].values()) == 0
+
+
+def test_a_worker_that_is_asked_to_stop_gives_back_what_it_has_not_begun(make_fleet: FleetMaker) -> None:
+    fleet = make_fleet(
+        "file", simulator=("--hosts", "1", "--vms", "1", "--disks", "1", "--disk-size", "1GiB")
+    )
+    simulator = fleet.simulator
+    simulator.post("/fault", {"nbd": "slow", "seconds": 0.02, "count": 10_000})
+    fleet.start_all(workers=2)
+    submitted = fleet.json("backup", "--pool", "lab", "--vm", simulator.vms[0]["name"])
+    run = submitted["run"]
+    fleet.wait_until(lambda: len(simulator.get("/log")["reads"]) > 40)
+    busy = fleet.processes.pop("worker0")
+    busy.send_signal(signal.SIGTERM)
+    assert busy.wait(30) == 0
+    fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended", timeout=60)
+    simulator.post("/fault/clear", {})
+    [row] = [row for row in fleet.json("runs")["runs"] if row["run"] == run]
+    assert row["status"] == "succeeded", fleet.logs()
+    [reads] = reads_by_disk(fleet).values()
+    assert blocks_read(reads) == list(range(1024 * 16)), "a block was read twice, or not at all"
