@@ -15,6 +15,7 @@ from scheduler.snapshots import (
     destroy_vdi,
     find_vm_snapshots,
     live_disks,
+    mark,
     our_snapshots_of,
     purge_data,
 )
@@ -50,6 +51,8 @@ def clean_up_vm(
     for snapshot_ref in snapshots:
         for snapshot in describe_vm_snapshot(session, snapshot_ref).disks:
             live[snapshot.live_uuid] = snapshot.live_ref
+            # those of a snapshot call that came through late, and twice, have no mark yet
+            mark(session, snapshot.ref, run, context.repository.repository_id)
         session.call_async("VM.destroy", snapshot_ref)
     for vdi_uuid, live_ref in live.items():
         _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)

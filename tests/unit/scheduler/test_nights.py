@@ -170,6 +170,18 @@ def test_a_scheduler_that_dies_after_the_snapshot_is_followed_by_one_that_finds_
     assert_clean(site)
 
 
+def test_a_second_snapshot_that_comes_late_is_removed_with_its_disks(site: Site) -> None:
+    run = site.submit()
+    site.work(run, until=lambda step: step == "finish-vm")
+    [vm] = site.pool.vms()
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        reference = session.call("VM.get_by_uuid", vm["uuid"])
+        session.call_async("VM.snapshot", reference, snapshot_name(run), [])
+    assert len(site.pool.leftovers()["vm_snapshots"]) == 2
+    finish_vm(site.context, run, vm["uuid"])
+    assert_clean(site)
+
+
 def test_a_cancelled_run_commits_nothing_and_cleans_up(site: Site) -> None:
     before = list(site.repository.points())
     site.pool.write_random(site.disks[0], blocks=4, seed=1)
