@@ -166,7 +166,7 @@ def end_run(context: ControlContext, run: str) -> None:
     """Sums the run up, in the repository and in the ledger."""
     facts = context.ledger.run_facts(run)
     progress = context.ledger.progress(run)
-    rows = [row for vm in progress.vms for row in vm.facts.get("rows", [])]
+    rows = [row for vm in progress.vms for row in vm.facts.get("rows", _failed_rows(vm.facts, vm.vm))]
     result = {
         "run": run,
         "status": _status(rows, facts.get("error"), cancelled=progress.cancelled),

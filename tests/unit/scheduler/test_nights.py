@@ -241,3 +241,21 @@ def test_a_damaged_restore_point_is_said_and_the_next_backup_is_a_full(site: Sit
     assert [point.run for point in good] == [result["run"]]
     assert damaged == [str(path.relative_to(site.folder / "store"))]
     assert_restores(site, result)
+
+
+@pytest.mark.parametrize("step", ["plan_run", "plan_vm", "finish_vm", "end_run"])
+def test_a_step_that_breaks_in_an_unforeseen_way_ends_the_run_all_the_same(
+    site: Site, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [point.id for point in site.repository.points()]
+
+    def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(f"scheduler.steps.{step}", broken)
+    result = site.night()
+    assert result["status"] == "failed"
+    lines = [result["error"], *(row["error"] for row in result["disks"])]
+    assert any("unexpected KeyError in" in line for line in lines if line)
+    assert not any("secret" in line for line in lines if line)
+    assert step == "end_run" or [point.id for point in site.repository.points()] == before
