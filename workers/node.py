@@ -13,14 +13,16 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+from billiard.exceptions import WorkerLostError
 from celery import signals
 
 from workers.broker import celery_app
 from workers.errors import CbtfleetError, ConfigurationError
-from workers.fleet import Ledger, LedgerUnreachable
+from workers.fleet import Ledger, LedgerUnreachable, Outcome
 from workers.logs import start_logging
-from workers.messages import STREAM_QUEUE
+from workers.messages import STREAM_QUEUE, Grant
 from workers.repository import load_worker_keys, open_store
 from workers.settings import Settings, load_settings
 from workers.tasks import node_name, register_stream_task
@@ -101,6 +103,21 @@ def check_start(settings: Settings) -> None:
             raise ConfigurationError(f"pools.{name}.{error}") from error
 
 
+def give_back(ledger: Ledger, message: dict[str, Any]) -> None:
+    """Releases the grant of a stream process that died: its batches need not wait for the lease to run out.
+
+    The kernel has closed the dead process's connection; the slot rests until the host has noticed.
+    """
+    grant = Grant.from_message(message)
+    log.warning(
+        "a stream process died (slot %d of host %s); its batches are given back", grant.slot, grant.host
+    )
+    try:
+        ledger.release(grant, Outcome.FAILED, "the worker process that read it died")
+    except LedgerUnreachable as error:
+        log.warning("the batches wait for the lease to run out: %s", error)
+
+
 def run_node(settings: Settings, concurrency: int) -> None:
     """Runs until SIGTERM or SIGINT; then the streams finish their batches and the processes end."""
     check_start(settings)
@@ -117,6 +134,10 @@ def run_node(settings: Settings, concurrency: int) -> None:
     def shutting_down(**_: object) -> None:
         heartbeat.drain()
 
+    def task_failed(exception: BaseException, args: list[Any], **_: object) -> None:
+        if isinstance(exception, WorkerLostError):
+            give_back(ledger, args[0])
+
     def keep_our_logging(**_: object) -> None:
         """Celery leaves logging alone when someone listens to this signal."""
 
@@ -124,6 +145,7 @@ def run_node(settings: Settings, concurrency: int) -> None:
     signals.setup_logging.connect(keep_our_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
+    signals.task_failure.connect(task_failed, weak=False)
     try:
         app.worker_main(
             [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +35,12 @@ def point_of(result: dict[str, Any], vdi: str) -> str:
     return str(row["point"])
 
 
-def assert_pool_is_clean(fleet: Fleet) -> None:
+def assert_pool_is_clean(fleet: Fleet, sessions: int = 0) -> None:
     """Nothing but the newest metadata snapshot of each disk is left, and nobody is logged in."""
     left = fleet.simulator.leftovers()
     assert left["vm_snapshots"] == []
     assert left["plugged_vbds"] == []
-    assert left["sessions"] == 0
+    assert left["sessions"] == sessions
     assert {each["type"] for each in left["vdi_snapshots"]} == {"cbt_metadata"}
     assert sorted(each["snapshot_of"] for each in left["vdi_snapshots"]) == sorted(fleet.simulator.disks)
 
@@ -158,3 +160,32 @@ def test_a_worker_that_is_asked_to_stop_gives_back_what_it_has_not_begun(make_fl
     assert row["status"] == "succeeded", fleet.logs()
     [reads] = reads_by_disk(fleet).values()
     assert blocks_read(reads) == list(range(1024 * 16)), "a block was read twice, or not at all"
+
+
+def test_a_killed_stream_process_costs_what_it_had_in_hand(make_fleet: FleetMaker) -> None:
+    fleet = make_fleet(
+        "file", simulator=("--hosts", "1", "--vms", "1", "--disks", "1", "--disk-size", "512MiB")
+    )
+    simulator = fleet.simulator
+    [vdi] = simulator.disks
+    content = simulator.content_sha256(vdi)
+    simulator.post("/fault", {"nbd": "slow", "seconds": 0.01, "count": 10_000})
+    fleet.start_all(workers=1, concurrency=1)
+    run = fleet.json("backup", "--pool", "lab", "--vm", simulator.vms[0]["name"])["run"]
+    fleet.wait_until(lambda: len(simulator.get("/log")["reads"]) > 100)
+    [child] = (
+        Path(f"/proc/{fleet.processes['worker0'].pid}/task/{fleet.processes['worker0'].pid}/children")
+        .read_text()
+        .split()
+    )
+    os.kill(int(child), signal.SIGKILL)
+    fleet.wait_until(lambda: "batches are given back" in fleet.logs())
+    simulator.post("/fault/clear", {})
+    fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended", timeout=60)
+    [reads] = reads_by_disk(fleet).values()
+    blocks = blocks_read(reads)
+    assert set(blocks) == set(range(512 * 16))
+    assert len(blocks) - len(set(blocks)) <= 3 * 512, "more than three batches were read again"
+    [point] = fleet.json("points")["points"]
+    assert fleet.restored_sha256(point["id"], vdi) == content
+    assert_pool_is_clean(fleet, sessions=1)  # the dead process's; XAPI collects it
