@@ -41,6 +41,10 @@ class LeaseLost(CbtfleetError):
     """The ledger gave this stream's slot to nobody or to somebody else."""
 
 
+class EndUnseen(CbtfleetError):
+    """The connection ended, but the host was not seen to let go of it: it may still count it for a while."""
+
+
 @dataclass(frozen=True)
 class StreamContext:
     """What a worker process needs for every stream: opened once, after the fork."""
@@ -61,12 +65,13 @@ class LeaseKeeper:
     renewal to a Redis that hangs takes long to fail.
     """
 
-    def __init__(self, ledger: Ledger, grant: Grant, owner: str) -> None:
+    def __init__(self, ledger: Ledger, grant: Grant, owner: str, claimed: float) -> None:
+        """`claimed` is when the claim was sent, on the monotonic clock."""
         self._ledger = ledger
         self._grant = grant
         self._owner = owner
         self._end = threading.Event()
-        self._acknowledged = time.monotonic()
+        self._acknowledged = claimed
         self._threads = [
             threading.Thread(target=self._renew, name="lease-renew", daemon=True),
             threading.Thread(target=self._watch, name="lease-watch", daemon=True),
@@ -76,7 +81,6 @@ class LeaseKeeper:
         self.lost = False
 
     def __enter__(self) -> LeaseKeeper:
-        self._acknowledged = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self
@@ -134,6 +138,7 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
     Raises nothing that retrying could heal: a failed stream is released as such, and the ledger decides
     about another attempt.
     """
+    sent = time.monotonic()
     claim = context.ledger.claim(grant, context.owner)
     if claim is None:
         log.info("grant of slot %d on host %s has passed; dropped", grant.slot, grant.host)
@@ -142,7 +147,7 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
     outcome = Outcome.FAILED
     why: str | None = f"{name}: the worker stopped in the middle"
     try:
-        with LeaseKeeper(context.ledger, grant, context.owner) as keeper:
+        with LeaseKeeper(context.ledger, grant, context.owner, sent) as keeper:
             verdict = _transfer(context, grant, claim, keeper)
         outcome, why = Outcome.CLEAN, None
         log.info("%s: stream on host %s ended: %s", name, grant.host, verdict)
@@ -164,7 +169,8 @@ def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseK
             connection = _connect(ours, pool, context.deadlines, keeper.cut)
             try:
                 verdict = _read_batches(context, grant, claim, plan, connection)
-                connection.close()
+                if not connection.close():
+                    raise EndUnseen(f"connection cut, or not closed by the host in time ({verdict})")
                 return verdict
             finally:
                 connection.abort()

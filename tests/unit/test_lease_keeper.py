@@ -39,7 +39,7 @@ class SlowLedger:
 
 def lost_after(ledger: SlowLedger, patience: float) -> float | None:
     """Seconds until the connection was cut; None when it was not within `patience`."""
-    with LeaseKeeper(ledger, GRANT, "node/1") as keeper:  # type: ignore[arg-type]
+    with LeaseKeeper(ledger, GRANT, "node/1", time.monotonic()) as keeper:  # type: ignore[arg-type]
         began = time.monotonic()
         while time.monotonic() - began < patience:
             if keeper.lost:
