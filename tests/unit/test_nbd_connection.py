@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 import socket
 import threading
 import time
@@ -629,3 +630,18 @@ def assert_hidden(error: BaseException) -> None:
         shown = f"{seen} {seen!r}" + "".join(repr(list(frame.f_locals.values())) for frame in frames)
         assert "secret" not in shown
         seen = seen.__cause__ or seen.__context__
+
+
+def test_no_socket_to_be_had_is_one_line() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(Unreachable, match=r"too many open files"):
+            connect("127.0.0.1", 10809, EXPORT_NAME, Tls("none"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_an_address_that_cannot_be_one_is_unreachable() -> None:
+    with pytest.raises(Unreachable, match="cannot be looked up"):
+        connect("a" * 64 + ".example", 10809, EXPORT_NAME, Tls("none"))

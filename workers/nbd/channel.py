@@ -110,12 +110,17 @@ class PlainChannel:
         """Connects over IPv4 or IPv6. Raises Unreachable, and ConnectionLost when aborted."""
         try:
             found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise Unreachable(f"{where} cannot be looked up: {error.strerror}; try another host") from error
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "that is no host name"
+            raise Unreachable(f"{where} cannot be looked up: {why}; try another host") from error
         deadline = Deadline.after(seconds, where, "accept the connection")
         failure = Unreachable(f"{where} has no address; try another host")
         for family, kind, number, _, target in found:
-            channel = cls(socket.socket(family, kind, number), where)
+            try:
+                channel = cls(socket.socket(family, kind, number), where)
+            except OSError as error:  # no IPv6 on this machine, or no descriptor left
+                failure = _unreachable(where, error)
+                continue
             abort.attach(channel)
             try:
                 channel._connect(target, deadline)
@@ -203,7 +208,7 @@ class PlainChannel:
             except BlockingIOError:
                 self._waiting = True
             except OSError as error:
-                raise self._unreachable(error) from error
+                raise _unreachable(self._where, error) from error
         if self._waiting:
             try:
                 self._wait(self._writable, deadline)
@@ -214,7 +219,7 @@ class PlainChannel:
             error_number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             # A reset means that it was accepted first, and counted: what follows will see the end.
             if error_number not in (0, errno.ECONNRESET):
-                raise self._unreachable(OSError(error_number, os.strerror(error_number)))
+                raise _unreachable(self._where, OSError(error_number, os.strerror(error_number)))
             # The receive buffer is left to the kernel, which lets it grow to what the line needs.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for level, option, value in _KEEPALIVE:
@@ -239,5 +244,7 @@ class PlainChannel:
     def _lost(self, error: OSError) -> ConnectionLost:
         return ConnectionLost(f"the connection to {self._where} broke: {error.strerror}; try another host")
 
-    def _unreachable(self, error: OSError) -> Unreachable:
-        return Unreachable(f"{self._where} cannot be reached: {error.strerror}; try another host")
+
+def _unreachable(where: str, error: OSError) -> Unreachable:
+    why = (error.strerror or type(error).__name__).lower()
+    return Unreachable(f"{where} cannot be reached: {why}; try another host")
