@@ -1,7 +1,12 @@
-"""Real servers for the tests: one Redis and one S3 API a session, each on loopback and ended by its id."""
+"""Real servers for the tests: one Redis and one S3 API a session, each on loopback and ended by its id.
+
+A foreign S3 server can be tested too: TEST_S3_ENDPOINT is its address, and the usual AWS_* variables
+hold credentials that may create buckets. Every test makes a bucket of its own there and removes it.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -10,12 +15,20 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 import redis
 from botocore.config import Config
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+FOREIGN_S3 = "TEST_S3_ENDPOINT"
+"""Not CBTFLEET_...: such variables are settings, and unknown ones are refused."""
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -109,7 +122,45 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     name = f"backups-{uuid.uuid4().hex[:12]}"
-    client = boto3.client("s3", endpoint_url=s3_endpoint, config=Config(s3={"addressing_style": "path"}))
+    client = _s3_client(s3_endpoint)
     client.create_bucket(Bucket=name)
     client.close()
     return name
+
+
+@pytest.fixture
+def foreign_s3_endpoint() -> str:
+    """The address of the S3 server that the tester named; skips without one."""
+    endpoint = os.environ.get(FOREIGN_S3)
+    if not endpoint:
+        pytest.skip(f"no foreign S3 server: {FOREIGN_S3} is not set")
+    return endpoint
+
+
+@pytest.fixture
+def foreign_s3_bucket(foreign_s3_endpoint: str) -> Iterator[str]:
+    """A fresh bucket on the foreign S3 server, removed after the test with all that is in it."""
+    name = f"cbtfleet-test-{uuid.uuid4().hex[:12]}"
+    client = _s3_client(foreign_s3_endpoint)
+    client.create_bucket(Bucket=name)
+    yield name
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=name)
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: client.delete_object(Bucket=name, Key=key), keys))
+    client.delete_bucket(Bucket=name)
+    client.close()
+
+
+def _s3_client(endpoint: str) -> S3Client:
+    """Of a session of its own: boto3's default session would keep the first credentials it saw."""
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+        config=Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )

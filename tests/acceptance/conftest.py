@@ -1,4 +1,7 @@
-"""A whole fleet on loopback: simulated pool, Redis, a store, scheduler and workers, all real processes."""
+"""A whole fleet on loopback: simulated pool, Redis, a store, scheduler and workers, all real processes.
+
+The store "s3" is moto's server, or the one that TEST_S3_ENDPOINT names (see tests/conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import FOREIGN_S3
 from workers.repository import Repository, load_private_keys, open_store, restore_disk
 from workers.settings import load_settings
 
@@ -192,7 +196,14 @@ FleetMaker = Callable[..., Fleet]
 
 
 @pytest.fixture
-def make_fleet(tmp_path: Path, redis_url: str, s3_endpoint: str, s3_bucket: str) -> Iterator[FleetMaker]:
+def s3_place(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Endpoint and a fresh bucket; their credentials are in the environment."""
+    kind = "foreign_s3" if os.environ.get(FOREIGN_S3) else "s3"
+    return request.getfixturevalue(f"{kind}_endpoint"), request.getfixturevalue(f"{kind}_bucket")
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path, redis_url: str, s3_place: tuple[str, str]) -> Iterator[FleetMaker]:
     """Makes fleets: `make_fleet(store="s3" | "file", encrypted=True, simulator=[...], pool={...})`."""
     with ExitStack() as stack:
 
@@ -209,15 +220,10 @@ def make_fleet(tmp_path: Path, redis_url: str, s3_endpoint: str, s3_bucket: str)
             simulated = Simulator(tmp_path / "pool", *arguments)
             stack.callback(simulated.stop)
             config = folder / "cbtfleet.toml"
-            config.write_text(
-                _toml(folder, store, s3_endpoint, s3_bucket, redis_url, simulated.facts, pool or {})
-            )
+            config.write_text(_toml(folder, store, *s3_place, redis_url, simulated.facts, pool or {}))
             environment = {
                 **os.environ,
                 "CBTFLEET_PASSPHRASE": PASSPHRASE,
-                "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
-                "AWS_DEFAULT_REGION": "us-east-1",
                 "PYTHONPATH": str(Path(__file__).parents[2]),
                 "PYTHONUNBUFFERED": "1",
             }

@@ -1,16 +1,25 @@
-"""What every store promises, asked of every store."""
+"""What every store promises, asked of every store.
+
+The kind `s3-foreign` is an S3 server of the tester's, named by TEST_S3_ENDPOINT and the usual AWS_*
+variables, and skipped without; `s3-foreign-virtual` is the same one as `bucket.host`, which must resolve.
+"""
 
 from __future__ import annotations
 
 import random
+import re
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from workers.repository.open import open_store
 from workers.repository.store import (
+    AccessDenied,
     BucketMissing,
     ObjectExists,
     ObjectInfo,
@@ -21,7 +30,9 @@ from workers.repository.store import (
 )
 from workers.settings import RepositorySettings
 
-KINDS = ["s3", "s3-prefix", "directory"]
+KINDS = ["s3", "s3-prefix", "s3-foreign", "s3-foreign-virtual", "directory"]
+ATOMIC = ["s3-foreign", "directory"]
+"""Not moto's server: it looks and then writes, so two of its threads can both win."""
 
 
 @pytest.fixture(params=KINDS)
@@ -30,9 +41,25 @@ def settings(request: pytest.FixtureRequest) -> RepositorySettings:
         folder: Path = request.getfixturevalue("tmp_path") / "a folder"
         folder.mkdir()
         return RepositorySettings(url=f"file://{folder}")
+    if request.param.startswith("s3-foreign"):
+        return foreign_settings(request, virtual=request.param.endswith("virtual"))
     bucket = request.getfixturevalue("s3_bucket")
     path = "/some/prefix/" if request.param == "s3-prefix" else ""
     return RepositorySettings(url=f"s3://{bucket}{path}", endpoint_url=request.getfixturevalue("s3_endpoint"))
+
+
+def foreign_settings(request: pytest.FixtureRequest, virtual: bool) -> RepositorySettings:
+    endpoint = request.getfixturevalue("foreign_s3_endpoint")
+    bucket = request.getfixturevalue("foreign_s3_bucket")
+    if virtual:
+        host = f"{bucket}.{urlsplit(endpoint).hostname}"
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            pytest.skip(f"{host} does not resolve")
+    return RepositorySettings(
+        url=f"s3://{bucket}/prod", endpoint_url=endpoint, addressing="virtual" if virtual else "auto"
+    )
 
 
 @pytest.fixture
@@ -71,28 +98,29 @@ def test_nothing_is_overwritten(store: Store) -> None:
     assert store.get("config") == b"first"
 
 
-@pytest.mark.parametrize("settings", ["directory"], indirect=True)
-def test_of_many_who_put_one_wins(store: Store) -> None:
-    """Not asked of moto's server: it looks and then writes, so two of its threads can both win."""
-    outcomes: list[bytes | None] = []
-    start = threading.Barrier(6)
+@pytest.mark.parametrize("settings", ATOMIC, indirect=True)
+@pytest.mark.parametrize("size", [1000, 300_000])
+def test_of_many_who_put_one_wins(store: Store, size: int) -> None:
+    threads, rounds = 8, 10
+    outcomes: list[list[bytes]] = [[] for _ in range(rounds)]
+    start = threading.Barrier(threads)
 
     def put(data: bytes) -> None:
-        start.wait()
-        try:
-            store.put_if_absent("runs/a/open", data)
-            outcomes.append(data)
-        except ObjectExists:
-            outcomes.append(None)
+        for number in range(rounds):
+            start.wait()
+            try:
+                store.put_if_absent(f"runs/{number}/open", data)
+                outcomes[number].append(data)
+            except ObjectExists:
+                continue
 
-    threads = [threading.Thread(target=put, args=(bytes([number]) * 1000,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    winners = [outcome for outcome in outcomes if outcome is not None]
-    assert len(outcomes) == 6
-    assert winners == [store.get("runs/a/open")]
+    racers = [threading.Thread(target=put, args=(bytes([number]) * size,)) for number in range(threads)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    for number, winners in enumerate(outcomes):
+        assert winners == [store.get(f"runs/{number}/open")]
 
 
 def test_ranges_are_exact(store: Store) -> None:
@@ -151,6 +179,15 @@ def test_listing_is_by_plain_prefix_and_in_the_order_of_keys(store: Store) -> No
         assert list(store.list(prefix)) == expected, prefix
 
 
+@pytest.mark.parametrize("settings", ["s3-foreign", "directory"], indirect=True)
+def test_a_long_listing_is_complete_and_in_order(store: Store) -> None:
+    """Longer than a page of S3, and of names that a server may sort in another way."""
+    names = [f"packs/{letter}{number:x}-z/{number}" for letter in "aB_-0" for number in range(221)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: store.put_if_absent(name, b""), names))
+    assert [info.key for info in store.list("packs/")] == sorted(names)
+
+
 def test_what_is_no_key_is_refused(store: Store) -> None:
     for key in ["", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "a/.tmp-1", "ä", "a b", "a\n", "a" * 513]:
         for ask in (store.get, store.head, store.delete, lambda key: store.put_if_absent(key, b"")):
@@ -166,12 +203,43 @@ def test_stores_that_never_overwrite_are_recognised(store: Store) -> None:
     assert list(store.list("")) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["s3", "s3-foreign", "directory"])
 def test_a_missing_bucket_is_said(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if kind == "directory":
         url, endpoint = f"file://{tmp_path}/absent", None
+    elif kind == "s3-foreign":
+        url, endpoint = "s3://absent-bucket/p", request.getfixturevalue("foreign_s3_endpoint")
     else:
         request.getfixturevalue("s3_bucket")
         url, endpoint = "s3://absent-bucket/p", request.getfixturevalue("s3_endpoint")
     with pytest.raises(BucketMissing, match=r"absent.*(create|mount)"):
         open_store(RepositorySettings(url=url, endpoint_url=endpoint)).get("config")
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"), ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch")],
+)
+def test_wrong_credentials_are_one_line(
+    variable: str,
+    says: str,
+    foreign_s3_endpoint: str,
+    foreign_s3_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, "NOTTHERIGHTONE")
+    store = open_store(RepositorySettings(url=f"s3://{foreign_s3_bucket}", endpoint_url=foreign_s3_endpoint))
+    asked = (
+        store.get,
+        store.delete,
+        lambda key: store.put_if_absent(key, b"1"),
+        lambda key: [*store.list(key)],
+    )
+    line = rf"bucket {foreign_s3_bucket} at [^ ]* does not accept the credentials \({says}\); check them"
+    for ask in asked:
+        with pytest.raises(AccessDenied) as caught:
+            ask("config")
+        assert re.fullmatch(line, str(caught.value))
+    with pytest.raises(AccessDenied, match=r"\(403\)"):  # the answer to HEAD has no room for S3's reason
+        store.head("config")
+    store.close()
