@@ -12,12 +12,14 @@ import socket
 import threading
 
 from celery import Celery, signals
+from kombu.exceptions import OperationalError
 
 from scheduler.context import ControlContext
 from scheduler.policy import parse_policies
 from scheduler.steps import register_step_task
 from workers.broker import celery_app
-from workers.fleet import Ledger, LedgerUnreachable
+from workers.errors import CbtfleetError
+from workers.fleet import Ledger
 from workers.messages import STEP_QUEUE, STEP_TASK, STREAM_QUEUE, STREAM_TASK
 from workers.repository import Repository, load_metadata_keys, open_store
 from workers.settings import Settings
@@ -29,7 +31,10 @@ STEP_THREADS = 8
 
 
 class Pump:
-    """Sweeps expired leases, turns free slots into grants, and publishes grants and due steps."""
+    """Sweeps expired leases, turns free slots into grants, and publishes grants and due steps.
+
+    Nothing ends it but `stop`: what it could not publish the ledger makes due again.
+    """
 
     def __init__(self, ledger: Ledger, app: Celery) -> None:
         self._ledger = ledger
@@ -45,14 +50,23 @@ class Pump:
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def _pump(self) -> None:
         while not self._end.is_set():
             try:
                 self.turn()
                 self._ledger.wait_for_work(1.0)
-            except LedgerUnreachable as error:
+                continue
+            except CbtfleetError as error:
                 log.warning("%s; trying again", error)
-                self._end.wait(1.0)
+            except OperationalError as error:
+                log.warning("nothing can be published: %s; trying again", error)
+            except Exception:
+                log.exception("the pump met something unexpected; going on")
+            self._end.wait(1.0)
 
     def turn(self) -> None:
         self._ledger.sweep()

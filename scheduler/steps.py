@@ -35,7 +35,10 @@ _PAUSES = (1.0, 5.0, 15.0)
 
 
 class _StepLease:
-    """Renews a step's lease from a thread while the step is being done."""
+    """Renews a step's lease from a thread while the step is being done.
+
+    `lost` says that it ran out, as this process stood still, and another has the step now.
+    """
 
     def __init__(self, ledger: Ledger, step: Step, fence: int) -> None:
         self._ledger = ledger
@@ -43,6 +46,7 @@ class _StepLease:
         self._fence = fence
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="step-lease", daemon=True)
+        self.lost = False
 
     def __enter__(self) -> _StepLease:
         self._thread.start()
@@ -57,9 +61,11 @@ class _StepLease:
     def _keep(self) -> None:
         while not self._end.wait(self._ledger.timing.renew_every):
             try:
-                self._ledger.renew_step(self._step, self._fence)
-            except LedgerUnreachable as error:
+                self.lost = not self._ledger.renew_step(self._step, self._fence)
+            except CbtfleetError as error:
                 log.warning("lease of step %s not renewed: %s", self._step.name, error)
+            if self.lost:
+                return
 
 
 def do_step(context: ControlContext, step: Step) -> None:
@@ -67,19 +73,24 @@ def do_step(context: ControlContext, step: Step) -> None:
     fence = context.ledger.claim_step(step, context.owner)
     if fence is None:
         return
-    with _StepLease(context.ledger, step, fence):
+    failure: str | None = None
+    with _StepLease(context.ledger, step, fence) as lease:
         try:
             _with_patience(lambda: _do(context, step))
         except LedgerUnreachable:
             raise
         except CbtfleetError as error:
             log.error("run %s, %s %s: %s", step.run, step.name, step.subject, error)
-            _record_failure(context, step, str(error))
+            failure = str(error)
         except Exception as error:
             # A mistake of ours, or a pool that is unlike any we know: the run must end all the same.
             log.exception("run %s, %s %s: unexpected", step.run, step.name, step.subject)
-            line = f"unexpected {type(error).__name__} in {step.name}; the scheduler's log has the details"
-            _record_failure(context, step, line)
+            failure = f"unexpected {type(error).__name__} in {step.name}; the scheduler's log has the details"
+        if lease.lost:
+            log.warning("run %s, %s %s: another scheduler has it now", step.run, step.name, step.subject)
+            return
+        if failure is not None:
+            _record_failure(context, step, failure)
         context.ledger.finish_step(step, fence)
 
 

@@ -20,7 +20,7 @@ from celery import signals
 
 from workers.broker import celery_app
 from workers.errors import CbtfleetError, ConfigurationError
-from workers.fleet import Ledger, LedgerUnreachable, Outcome
+from workers.fleet import Ledger, LedgerError, Outcome
 from workers.logs import start_logging
 from workers.messages import STREAM_QUEUE, Grant
 from workers.repository import load_worker_keys, open_store
@@ -44,10 +44,14 @@ class Heartbeat:
         self._thread.start()
 
     def _beat(self) -> None:
+        is_new = True
         while True:
             try:
+                if is_new:  # a container keeps name and process id: one killed while it drained was us
+                    self._ledger.node_gone(self._node)
+                    is_new = False
                 self._ledger.node_alive(self._node, self._processes)
-            except LedgerUnreachable as error:
+            except LedgerError as error:
                 log.warning("%s", error)
             if self._end.wait(self._ledger.timing.renew_every):
                 return
@@ -57,7 +61,7 @@ class Heartbeat:
         self._end.set()
         try:
             self._ledger.node_drain(self._node)
-        except LedgerUnreachable as error:
+        except LedgerError as error:
             log.warning("streams could not be told to stop early: %s", error)
 
     def stop(self) -> None:
@@ -66,7 +70,7 @@ class Heartbeat:
             self._thread.join()
         try:
             self._ledger.node_gone(self._node)
-        except LedgerUnreachable as error:
+        except LedgerError as error:
             log.warning("%s", error)
 
 
@@ -114,7 +118,7 @@ def give_back(ledger: Ledger, message: dict[str, Any]) -> None:
     )
     try:
         ledger.release(grant, Outcome.FAILED, "the worker process that read it died")
-    except LedgerUnreachable as error:
+    except LedgerError as error:
         log.warning("the batches wait for the lease to run out: %s", error)
 
 

@@ -1,0 +1,52 @@
+"""A worker node's heartbeat: what the ledger knows of a node, whatever was before and whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from workers.fleet import Ledger, Timing
+from workers.node import Heartbeat
+
+TIMING = Timing(renew_every=0.05)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_node_that_was_killed_while_it_drained_serves_again_under_the_same_name(redis_url: str) -> None:
+    """As in a container that is restarted: same host name, same process id."""
+    ledger = Ledger.from_url(redis_url, TIMING)
+    ledger.node_alive("node", 4)
+    ledger.node_drain("node")
+    heartbeat = Heartbeat(ledger, "node", 4)
+    heartbeat.start()
+    eventually(lambda: [(node.name, node.draining) for node in ledger.nodes()] == [("node", False)])
+    heartbeat.drain()
+    assert [node.draining for node in ledger.nodes()] == [True]
+    heartbeat.stop()
+    assert ledger.nodes() == []
+    ledger.close()
+
+
+def test_the_heartbeat_outlives_a_redis_that_takes_no_writes(
+    redis_url: str, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger.from_url(redis_url, TIMING)
+    heartbeat = Heartbeat(ledger, "node", 4)
+    redis_client.config_set("min-replicas-to-write", 1)
+    try:
+        heartbeat.start()
+        eventually(lambda: "replicas" in caplog.text)
+    finally:
+        redis_client.config_set("min-replicas-to-write", 0)
+    eventually(lambda: [node.name for node in ledger.nodes()] == ["node"])
+    heartbeat.stop()
+    ledger.close()
