@@ -487,6 +487,20 @@ def test_refusals(
     assert "wJalr" not in str(caught.value)
 
 
+def test_a_refused_head_is_explained(store: S3Store, double: Double) -> None:
+    """The answer to HEAD has no body, so it cannot say what is wrong; the answer to GET does."""
+    double.faults = [refuses(403, ""), refuses(403, "SignatureDoesNotMatch")]
+    with pytest.raises(AccessDenied, match=r"does not accept the credentials \(SignatureDoesNotMatch\)"):
+        store.head("a")
+    double.faults = [refuses(403, ""), refuses(403, "AccessDenied")]
+    with pytest.raises(AccessDenied, match=r"denies head a \(403 AccessDenied\)"):
+        store.head("a")
+    double.objects["/backups/prod/a"] = b"0123456789"
+    double.faults = [refuses(403, "")]
+    with pytest.raises(AccessDenied, match=r"denies head a \(403\)"):
+        store.head("a")
+
+
 def test_a_server_that_is_no_s3_is_named(store: S3Store, double: Double) -> None:
     double.faults = [lambda handler, request: handler.answer(200, b"<html>welcome")] * 9
     with pytest.raises(

@@ -231,6 +231,7 @@ def test_wrong_credentials_are_one_line(
     store = open_store(RepositorySettings(url=f"s3://{foreign_s3_bucket}", endpoint_url=foreign_s3_endpoint))
     asked = (
         store.get,
+        store.head,
         store.delete,
         lambda key: store.put_if_absent(key, b"1"),
         lambda key: [*store.list(key)],
@@ -240,6 +241,4 @@ def test_wrong_credentials_are_one_line(
         with pytest.raises(AccessDenied) as caught:
             ask("config")
         assert re.fullmatch(line, str(caught.value))
-    with pytest.raises(AccessDenied, match=r"\(403\)"):  # the answer to HEAD has no room for S3's reason
-        store.head("config")
     store.close()
