@@ -34,7 +34,9 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     committed: list[DiskPoint] = []
     if not context.ledger.is_cancelled(run):
         committed = _commit(context, run, vm_uuid, request.pool, facts, disks, rows)
-    facts["rows"] = [*rows.values(), *_failed_rows(facts, vm_uuid)]
+    facts["rows"] = list(rows.values())
+    # Kept before the pool is touched: whatever happens there, the run's result says what was committed.
+    context.ledger.set_vm_facts(run, vm_uuid, facts)
     try:
         with Session.login(request.pool, context.settings.pool(request.pool)) as session:
             clean_up_vm(session, context, run, vm_uuid, facts.get("snapshot"), committed)
@@ -133,14 +135,11 @@ def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, A
 
 
 def _seconds(disk: DiskProgress) -> float:
-    if disk.started is None or disk.ended is None:
-        return 0.0
-    seconds: float = max(disk.ended - disk.started, 0.0)
-    return round(seconds, 3)
+    return 0.0 if disk.ended is None else round(disk.ended - disk.started, 3)
 
 
 def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
-    """The disks that never got a plan, and the VM itself if it never got that far."""
+    """The disks that never got a plan, and the VM itself if one of its steps failed."""
     failed: dict[str | None, dict[str, Any]] = dict(facts.get("failed", {}))
     if "error" in facts:
         failed[None] = {"error": facts["error"]}
@@ -166,7 +165,7 @@ def end_run(context: ControlContext, run: str) -> None:
     """Sums the run up, in the repository and in the ledger."""
     facts = context.ledger.run_facts(run)
     progress = context.ledger.progress(run)
-    rows = [row for vm in progress.vms for row in vm.facts.get("rows", _failed_rows(vm.facts, vm.vm))]
+    rows = [row for vm in progress.vms for row in [*vm.facts.get("rows", []), *_failed_rows(vm.facts, vm.vm)]]
     result = {
         "run": run,
         "status": _status(rows, facts.get("error"), cancelled=progress.cancelled),
@@ -175,8 +174,11 @@ def end_run(context: ControlContext, run: str) -> None:
         "started": facts["started"],
         "ended": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "error": facts.get("error"),
+        "warnings": [vm.facts["warning"] for vm in progress.vms if "warning" in vm.facts],
         "disks": rows,
     }
+    # Kept for the case that the repository takes it not: the ledger then ends the run with it.
+    context.ledger.set_run_facts(run, {**facts, "result": result})
     context.repository.close_run(run, result)
     context.ledger.end_run(run, result)
     log.info("run %s ended: %s", run, result["status"])

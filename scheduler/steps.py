@@ -133,8 +133,8 @@ def _record_failure(context: ControlContext, step: Step, line: str) -> None:
         else:
             ledger.finish_vm(step.run, step.subject, facts)
     else:
-        result = {"run": step.run, "status": "failed", "error": line, "disks": []}
-        ledger.end_run(step.run, result)
+        summed_up = ledger.run_facts(step.run).get("result", {"run": step.run, "disks": []})
+        ledger.end_run(step.run, {**summed_up, "status": "failed", "error": line})
 
 
 class StepTask(Task):  # type: ignore[misc]

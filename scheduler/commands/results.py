@@ -51,8 +51,9 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
     console.print(f"Run {result['run']}: {result['status']}.")
-    if result.get("error"):
-        console.print(f"  {result['error']}", markup=False)
+    for line in (result.get("error"), *result.get("warnings", [])):
+        if line:
+            console.print(f"  {line}", markup=False)
     if not result["disks"]:
         return
     table = TextTable("VM", "disk", "mode", "changed", "read", "stored", "took", "point")

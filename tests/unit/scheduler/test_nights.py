@@ -13,6 +13,7 @@ from scheduler.finishing import finish_vm
 from scheduler.planning import plan_vm
 from scheduler.snapshots import snapshot_name
 from tests.unit.scheduler.conftest import Site
+from workers.repository import AccessDenied
 from workers.xapi import Session
 
 MiB = 1 << 20
@@ -259,3 +260,40 @@ def test_a_step_that_breaks_in_an_unforeseen_way_ends_the_run_all_the_same(
     assert any("unexpected KeyError in" in line for line in lines if line)
     assert not any("secret" in line for line in lines if line)
     assert step == "end_run" or [point.id for point in site.repository.points()] == before
+
+
+def test_a_clean_up_that_breaks_in_an_unforeseen_way_hides_no_restore_point(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr("scheduler.finishing.clean_up_vm", broken)
+    result = site.night()
+    assert result["status"] == "partial"
+    *disks, vm = result["disks"]
+    assert [row["vdi"] for row in disks] == site.disks
+    assert_restores(site, {"disks": disks})
+    assert (vm["vdi"], vm["point"]) == (None, None)
+    assert "unexpected KeyError in finish-vm" in vm["error"]
+
+
+def test_what_could_not_be_removed_from_the_pool_is_said_in_the_result(site: Site) -> None:
+    site.pool.add_fault(xapi="VM.destroy", failure=["INTERNAL_ERROR", "oops"], count=1)
+    result = site.night()
+    assert result["status"] == "succeeded"
+    [warning] = result["warnings"]
+    assert 'VM "db": not everything of this run could be removed' in warning
+    assert site.night()["warnings"] == []
+
+
+def test_a_result_that_cannot_be_kept_still_names_every_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AccessDenied("the store denies put")
+
+    monkeypatch.setattr(site.repository, "close_run", refused)
+    result = site.night()
+    assert (result["status"], result["error"]) == ("failed", "the store denies put")
+    assert_restores(site, result)
