@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.commands.connections import open_ledger
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
 from scheduler.commands.results import exit_code, outcome, show_result
-from scheduler.progress_view import ProgressView
+from scheduler.connections import open_ledger
 from scheduler.requests import RunRequest, request_for_vms, request_from_policy
 from scheduler.submit import submit_run, wait_for_run
+from scheduler.terminal.progress_view import ProgressView
 from scheduler.waiting import WaitingHints
 from workers.errors import CancelledError, ConfigurationError
 from workers.fleet import Ledger

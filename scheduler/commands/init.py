@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
-from scheduler.passphrase import new_passphrase
+from scheduler.terminal.passphrase import new_passphrase
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.repository import Created, create_repository, open_store

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from scheduler.commands.connections import open_repository
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
-from scheduler.commands.tables import TextTable, size
+from scheduler.connections import open_repository
+from scheduler.terminal.tables import TextTable, size
 from workers.errors import CbtfleetError
 from workers.repository import Point, Repository
 

@@ -9,7 +9,7 @@ from contextlib import closing
 import typer
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
-from scheduler.passphrase import new_passphrase
+from scheduler.terminal.passphrase import new_passphrase
 from workers.errors import ConfigurationError
 from workers.repository import open_store, read_config, recover_private_key
 

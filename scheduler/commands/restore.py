@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from scheduler.commands.byte_bar import byte_bar
-from scheduler.commands.connections import open_for_reading
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
-from scheduler.commands.tables import duration, size
+from scheduler.connections import open_for_reading
+from scheduler.terminal.byte_bar import byte_bar
+from scheduler.terminal.tables import duration, size
 from workers.errors import ConfigurationError
 from workers.repository import DiskPoint, Point, restore_disk
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from scheduler.commands.invocation import CANCELLED, FAILED
-from scheduler.commands.tables import TextTable, duration, size
+from scheduler.terminal.tables import TextTable, duration, size
 
 DISK_FIELDS = (
     "vm",

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from scheduler.commands.connections import open_ledger, open_repository
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note
 from scheduler.commands.results import summary
-from scheduler.commands.tables import TextTable, size
+from scheduler.connections import open_ledger, open_repository
+from scheduler.terminal.tables import TextTable, size
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.settings import Settings

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from scheduler.commands.backup import WaitEnded
-from scheduler.commands.connections import open_ledger
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.results import show_result
 from scheduler.commands.runs import find_run
-from scheduler.progress_view import ProgressView, Totals, disk_rows, rate_so_far, summary_line
+from scheduler.connections import open_ledger
 from scheduler.submit import wait_for_run
+from scheduler.terminal.progress_view import ProgressView, Totals, disk_rows, rate_so_far, summary_line
 from scheduler.waiting import WaitingHints
 from workers.fleet import DiskProgress, Ledger, RunProgress
 

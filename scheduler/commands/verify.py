@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scheduler.commands.byte_bar import byte_bar
-from scheduler.commands.connections import open_for_reading
 from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end
 from scheduler.commands.restore import THREADS
-from scheduler.commands.tables import size
+from scheduler.connections import open_for_reading
+from scheduler.terminal.byte_bar import byte_bar
+from scheduler.terminal.tables import size
 from workers.repository import DamagedObject, Point, Repository
 from workers.repository.verify import Damage, Verified, verify_points
 

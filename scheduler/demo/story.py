@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scheduler.commands.connections import open_for_reading
+from scheduler.connections import open_for_reading
 from scheduler.demo.stage import CAP, Stage, start_fleet
 from workers.extents import BLOCK_SIZE
 from workers.repository import DiskPoint, Point, restore_disk

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from scheduler.commands.tables import TextTable, duration, size
 from scheduler.demo.stage import CAP, STREAMS, WORKERS, Stage
 from scheduler.demo.story import Backup, Told
+from scheduler.terminal.tables import TextTable, duration, size
 
 
 def as_json(told: Told, stage: Stage) -> dict[str, Any]:

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scheduler.commands.tables import TextTable, duration, size
 from scheduler.commands.verify import confidence
-from scheduler.progress_view import ProgressView, RateMeter, Totals, disk_rows, rate_so_far, summary_line
+from scheduler.terminal.progress_view import (
+    ProgressView,
+    RateMeter,
+    Totals,
+    disk_rows,
+    rate_so_far,
+    summary_line,
+)
+from scheduler.terminal.tables import TextTable, duration, size
 from workers.fleet import DiskProgress, RunProgress, VmProgress
 
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scheduler.commands.tables import duration, size
+from scheduler.terminal.tables import duration, size
 from workers.fleet import DiskProgress, RunProgress
 
 MOST_ROWS = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from scheduler.passphrase import ask_passphrase
+from scheduler.terminal.passphrase import ask_passphrase
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.repository import (
     PrivateKeys,
