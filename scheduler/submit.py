@@ -9,10 +9,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.requests import RunRequest
-from workers.fleet import Ledger, RunProgress
+from workers.fleet import Ledger, LedgerUnreachable, RunProgress
 
 _POLL = 0.25
 """Seconds between two looks at the ledger: quick for a person, nothing for Redis."""
+
+_PATIENCE = 120.0
+"""Seconds without the ledger before a wait is given up: the run outlives a restart of Redis, and so should
+whoever waits for it."""
 
 
 def new_run_id(now: datetime) -> str:
@@ -33,11 +37,22 @@ def submit_run(ledger: Ledger, request: RunRequest) -> str:
 def wait_for_run(
     ledger: Ledger, run: str, *, on_progress: Callable[[RunProgress], None] | None = None
 ) -> dict[str, Any]:
-    """Waits until the run has ended and returns its result."""
+    """Waits until the run has ended and returns its result.
+
+    A Redis that restarts is waited for. Raises LedgerUnreachable when it stays away, and UnknownToLedger when
+    it has forgotten the run.
+    """
+    heard = time.monotonic()
     while True:
-        result = ledger.run_result(run)
-        if result is not None:
-            return result
-        if on_progress is not None:
-            on_progress(ledger.progress(run))
+        try:
+            result = ledger.run_result(run)
+            if result is not None:
+                return result
+            progress = ledger.progress(run)
+            if on_progress is not None:
+                on_progress(progress)
+            heard = time.monotonic()
+        except LedgerUnreachable:
+            if time.monotonic() - heard > _PATIENCE:
+                raise
         time.sleep(_POLL)
