@@ -7,6 +7,7 @@ host here, through the pool's PIFs. Addresses come in the order of XAPI's databa
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +55,9 @@ class NotExportable(XapiError):
 class Endpoint:
     """One way to read one disk. `host` is a uuid, `certificate_pem` and `subject` are as XAPI gave them.
 
-    `export_name` is a live credential. `tls` is False only where XAPI says insecure_nbd.
+    Where several hosts have one address, as behind forwarded ports, nobody can say whose a port is; `host`
+    then stands for the server at that port. `export_name` is a live credential. `tls` is False only where
+    XAPI says insecure_nbd.
     """
 
     host: str
@@ -68,7 +71,9 @@ class Endpoint:
 
 
 def nbd_endpoints(session: Session, vdi_ref: str, vdi_name: str) -> list[Endpoint]:
-    """Every way to read the disk: IPv4 first, IPv6 as the last resort; sorted by host name and address.
+    """Every way to read the disk, sorted by host name and address.
+
+    IPv6 only where there is no IPv4 at all: XenServer lists such addresses, but does not listen on them.
 
     Raises NotExportable that says which condition fails, or an XapiError.
     """
@@ -89,7 +94,8 @@ def nbd_endpoints(session: Session, vdi_ref: str, vdi_name: str) -> list[Endpoin
             f"disk {vdi_name}: none of its NBD addresses ({addresses}) belongs to a host of pool "
             f"{session.pool}; check the addresses of the hosts' PIFs"
         )
-    return sorted(found.values(), key=lambda e: (is_ipv6(e.address), e.host_name, e.host, e.address))
+    usable = [each for each in found.values() if not is_ipv6(each.address)] or list(found.values())
+    return sorted(usable, key=lambda e: (e.host_name, e.host, e.address, e.port))
 
 
 def _nbd_info(session: Session, vdi_ref: str, vdi_name: str) -> list[dict[str, Any]]:
@@ -126,24 +132,29 @@ def _endpoint(session: Session, pool: PoolMap, info: Mapping[str, Any], vdi_name
     address = bare_address(info["address"])
     if is_link_local(address):
         return None
+    try:
+        port = int(info["port"])
+    except ValueError as error:
+        raise BadAnswer(f"pool {session.pool}: disk {vdi_name} has an NBD port that is no number") from error
     owner = pool.owner(address, info["subject"])
-    if owner is None:
+    if owner is not None:
+        ref, purposes = owner
+        host, name = pool.hosts[ref]["uuid"], pool.hosts[ref]["name_label"]
+    elif pool.only_together_at(address):
+        # Counting connections by server is as good as by host, as long as no host has two servers.
+        name, purposes = f"{address}:{port}", pool.all_purposes
+        host = str(uuid.uuid5(uuid.NAMESPACE_URL, f"nbd://{name}"))
+    else:
         log.warning("pool %s: NBD address %s belongs to no known host; left out", session.pool, address)
         return None
-    host, purposes = owner
     tls = (purposes or pool.all_purposes) != {INSECURE}
-    name = pool.hosts[host]["name_label"]
     if not tls:
         warn_once(
             f"pool {session.pool}: the network of {name} has the purpose insecure_nbd: disks are read "
             "without encryption and without knowing who answers; give it the purpose nbd instead"
         )
-    try:
-        port = int(info["port"])
-    except ValueError as error:
-        raise BadAnswer(f"pool {session.pool}: disk {vdi_name} has an NBD port that is no number") from error
     return Endpoint(
-        host=pool.hosts[host]["uuid"],
+        host=host,
         host_name=name,
         address=address,
         port=port,

@@ -116,6 +116,12 @@ class PoolMap:
             for address in _addresses(pif)
         }
 
+    def only_together_at(self, address: str) -> bool:
+        """Several hosts have this address for NBD, and none of them another one (IPv4 alone counts)."""
+        by_host = [{each for each in self.nbd_addresses(ref) if not is_ipv6(each)} for ref in self.hosts]
+        sharing = [addresses for addresses in by_host if address in addresses]
+        return len(sharing) > 1 and all(addresses == {address} for addresses in sharing)
+
     def live_hosts(self, session: Session) -> set[str]:
         metrics = all_records(session, "host_metrics")
         return {ref for ref, host in self.hosts.items() if metrics.get(host["metrics"], {}).get("live")}
@@ -176,7 +182,7 @@ def all_records(session: Session, kind: str) -> Records:
 
 
 def _addresses(pif: Mapping[str, Any]) -> Iterable[str]:
-    return [bare_address(text) for text in (pif["IP"], *pif["IPv6"]) if text]
+    return [bare_address(text) for text in (pif["IP"], *pif.get("IPv6", ())) if text]
 
 
 def bare_address(address: str) -> str:

@@ -86,7 +86,7 @@ def _refused(session: Session) -> NotExportable:
     return caught.value
 
 
-def test_each_address_belongs_to_its_host_and_ipv6_comes_last(
+def test_each_address_belongs_to_its_host_and_ipv6_is_left_out(
     xapi: Any, pool: dict[str, Any], session: Session
 ) -> None:
     infos = [
@@ -101,7 +101,6 @@ def test_each_address_belongs_to_its_host_and_ipv6_comes_last(
     assert [(e.host, e.host_name, e.address, e.port, e.tls) for e in found] == [
         ("uuid-a", "a", "10.1.0.1", 10809, True),
         ("uuid-b", "b", "10.1.0.2", 10809, True),
-        ("uuid-a", "a", "fd00::1", 10809, True),
     ]
     assert found[0].export_name == EXPORT
     assert "credential" not in repr(found)
@@ -111,6 +110,43 @@ def test_each_address_belongs_to_its_host_and_ipv6_comes_last(
         "PIF.get_all_records",
         "network.get_all_records",
     ]
+
+
+def test_ipv6_is_taken_where_there_is_nothing_else(xapi: Any, pool: dict[str, Any], session: Session) -> None:
+    xapi.say("VDI.get_nbd_info", [_info("fd00:0::1/64")])
+    assert [(e.host, e.address) for e in nbd_endpoints(session, VDI, "web root")] == [("uuid-a", "fd00::1")]
+
+
+def test_a_pif_without_ipv6_and_a_network_without_purpose_are_fine(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    for pif in pool["PIF"].values():
+        del pif["IPv6"]
+    del pool["network"]["OpaqueRef:management"]["purpose"]
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.2", port=10809)])
+    assert [(e.host, e.port) for e in nbd_endpoints(session, VDI, "web root")] == [("uuid-b", 10809)]
+
+
+def test_hosts_at_one_address_alone_are_told_apart_by_their_ports(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    pool["PIF"]["OpaqueRef:p4"]["IP"] = "10.1.0.1"
+    for port in ("10809", "10810"):
+        xapi.say("VDI.get_nbd_info", [_info("10.1.0.1", port=port)])
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1", port="10810"), _info("10.1.0.1")])
+    [first] = nbd_endpoints(session, VDI, "web root")
+    [second] = nbd_endpoints(session, VDI, "web root")
+    assert first.host != second.host
+    assert (second.host_name, second.tls) == ("10.1.0.1:10810", True)
+    assert nbd_endpoints(session, VDI, "web root") == [first, second]
+
+
+def test_hosts_that_share_one_of_several_addresses_are_never_counted_twice(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    pool["PIF"]["OpaqueRef:p5"] = _pif("b", "backup", "10.1.0.1")
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1"), _info("10.1.0.1", port="10810"), _info("10.1.0.2")])
+    assert [(e.host, e.address) for e in nbd_endpoints(session, VDI, "web root")] == [("uuid-b", "10.1.0.2")]
 
 
 def test_insecure_networks_are_read_without_tls_and_said_once(
