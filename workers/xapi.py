@@ -17,7 +17,6 @@ import xml.etree.ElementTree as ElementTree
 import xmlrpc.client
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -51,6 +50,7 @@ _FAREWELL_SECONDS = 10.0  # logout and task clean-up must not hold up an ending 
 _REUSE_SECONDS = 5.0  # an idle connection older than this may be dead without our knowing
 _POLL_FIRST, _POLL_LONGEST, _POLL_GROWTH = 0.05, 2.0, 1.5
 _POLLS_LOST = 3  # polling changes nothing, so a broken poll may be repeated this often
+_NO_TASK_MODE = ("Fault", "MESSAGE_METHOD_UNKNOWN")
 _XMLRPC_INT = range(-(2**31), 2**31)
 
 
@@ -173,7 +173,7 @@ class Session:
                 if failure.code != "HOST_IS_SLAVE" or not failure.params:
                     raise
                 log.debug("pool %s: %s is not the master", pool, server.host)
-                server = replace(server, host=failure.params[0].strip("[]"))
+                server = server.at(failure.params[0])
             except BaseException:
                 session._transport.close()
                 raise
@@ -200,11 +200,17 @@ class Session:
     def call_async(self, method: str, *args: Any, deadline: float = 3600.0) -> str:
         """Runs `method` as a task and waits up to `deadline` seconds for its result: text, "" for void.
 
+        A pool that has no task mode for it has run nothing then, and is asked again without one.
         The task is destroyed always, and cancelled when we stop waiting before its end. Raises as `call`
         does; CallTimedOut when the deadline has passed.
         """
         until = time.monotonic() + deadline
-        task = self.call(f"Async.{method}", *args)
+        try:
+            task = self.call(f"Async.{method}", *args)
+        except XapiFailure as failure:
+            if failure.code not in _NO_TASK_MODE:
+                raise
+            return str(self.call(method, *args))
         try:
             record = self._wait(task, method, until)
         except BaseException:
@@ -213,7 +219,7 @@ class Session:
         finally:
             self._quietly("task.destroy", task)
         if record["status"] == "success":
-            return self._task_result(method, record["result"])
+            return self._task_result(method, record.get("result", ""))
         unexplained = "TASK_CANCELLED" if record["status"] == "cancelled" else "INTERNAL_ERROR"
         code, *params = record.get("error_info") or [unexplained]
         raise self._failure(code, params, method)
@@ -261,8 +267,8 @@ class Session:
         while True:
             try:
                 record = self.call("task.get_record", task)
-                if not isinstance(record, dict) or "status" not in record or "result" not in record:
-                    raise BadAnswer(f"pool {self.pool}: the task of {method} has no status and result")
+                if not isinstance(record, dict) or "status" not in record:
+                    raise BadAnswer(f"pool {self.pool}: the task of {method} has no status")
                 if record["status"] in ("success", "failure", "cancelled"):
                     return record
                 lost = 0
@@ -285,13 +291,13 @@ class Session:
             pause = min(pause * _POLL_GROWTH, _POLL_LONGEST)
 
     def _task_result(self, method: str, text: str) -> str:
-        """XAPI wraps a task's result as `<value>…</value>`; nothing for void."""
+        """XAPI wraps a task's result as `<value>…</value>`; nothing for void. Bare text is taken as it is."""
+        if not text.lstrip().startswith("<"):
+            return text
         try:
-            value = ElementTree.fromstring(text) if text else None
+            value = ElementTree.fromstring(text)
         except ElementTree.ParseError as error:
             raise BadAnswer(f"pool {self.pool}: the result of {method} is not XML") from error
-        if value is None:
-            return ""
         if value.tag != "value" or value.find(".//array") is not None or value.find(".//struct") is not None:
             raise BadAnswer(f"pool {self.pool}: the result of {method} is not a single value")
         return "".join(value.itertext())

@@ -9,7 +9,7 @@ import ipaddress
 import logging
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from workers.errors import ConfigurationError
@@ -57,6 +57,13 @@ class Server:
             tls_context(pool, settings),
             pin.replace(":", "").lower() if pin else None,
         )
+
+    def at(self, master: str) -> Server:
+        """The same port and trust at the address that HOST_IS_SLAVE names, or at the port that it names."""
+        host, _, port = master.rpartition(":")
+        if host and port.isdecimal() and (host.count(":") == 0 or host.endswith("]")):
+            return replace(self, host=host.strip("[]"), port=int(port))
+        return replace(self, host=master.strip("[]"))
 
     @property
     def netloc(self) -> str:

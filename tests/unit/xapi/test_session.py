@@ -8,8 +8,10 @@ import threading
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from workers.errors import ConfigurationError
+from workers.settings import PoolSettings
 from workers.xapi import (
     AnswerLost,
     BadAnswer,
@@ -21,6 +23,7 @@ from workers.xapi import (
     XapiError,
     XapiFailure,
 )
+from workers.xapi_connection import Server
 
 
 def _said(error: BaseException | None) -> str:
@@ -107,6 +110,21 @@ def test_a_master_by_ipv6(start_xapi: Any) -> None:
     member.say("session.login_with_password", member.fail("HOST_IS_SLAVE", "::1"))
     with pytest.raises(PoolUnreachable, match=rf"cannot connect to \[::1\]:{member.port}: "):
         Session.login("lab", member.settings())
+
+
+@pytest.mark.parametrize(
+    ("named", "where"),
+    [
+        ("127.0.3.9", "127.0.3.9:1"),
+        ("127.0.3.9:2", "127.0.3.9:2"),
+        ("fd00::9", "[fd00::9]:1"),
+        ("[fd00::9]", "[fd00::9]:1"),
+        ("[fd00::9]:2", "[fd00::9]:2"),
+    ],
+)
+def test_where_the_named_master_is(named: str, where: str) -> None:
+    settings = PoolSettings(url="https://127.0.3.1:1", username="u", password=SecretStr("p"))
+    assert Server.from_settings("lab", settings).at(named).netloc == where
 
 
 def test_hosts_that_name_each_other_end_after_two_hops(xapi: Any) -> None:
