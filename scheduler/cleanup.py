@@ -49,11 +49,16 @@ def clean_up_vm(
     if snapshot_uuid is not None and (known := _find(session, "VM", snapshot_uuid)) is not None:
         snapshots.add(known)
     for snapshot_ref in snapshots:
-        for snapshot in describe_vm_snapshot(session, snapshot_ref).disks:
-            live[snapshot.live_uuid] = snapshot.live_ref
+        disks = describe_vm_snapshot(session, snapshot_ref).disks
+        for snapshot in disks:
             # those of a snapshot call that came through late, and twice, have no mark yet
             mark(session, snapshot.ref, run, context.repository.repository_id)
         session.call_async("VM.destroy", snapshot_ref)
+        for snapshot in disks:
+            if snapshot.live_ref:
+                live[snapshot.live_uuid] = snapshot.live_ref
+            else:  # nothing leads to it any more, and no backup will build upon it
+                destroy_vdi(session, snapshot.ref)
     for vdi_uuid, live_ref in live.items():
         _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)
 

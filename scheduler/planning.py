@@ -87,6 +87,8 @@ class _VmPlanner:
             self._facts["snapshot"] = snapshot.uuid
             self._facts["time"] = snapshot.time
             for disk in snapshot.disks:
+                if not disk.live_ref:
+                    continue  # deleted while it was snapshotted
                 work = self._plan_disk(disk, trouble.get(disk.live_ref))
                 if work is not None:
                     works.append(work)

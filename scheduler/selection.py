@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -26,7 +26,8 @@ class VmChoice:
 
 
 def is_ordinary_vm(record: Mapping[str, Any]) -> bool:
-    return not (record["is_a_template"] or record["is_a_snapshot"] or record["is_control_domain"])
+    kinds = ("is_a_template", "is_a_snapshot", "is_control_domain")
+    return not any(record.get(kind) for kind in kinds)
 
 
 def select_vms(request: RunRequest, records: Mapping[str, Mapping[str, Any]]) -> list[VmChoice]:
@@ -46,8 +47,8 @@ def select_vms(request: RunRequest, records: Mapping[str, Mapping[str, Any]]) ->
         chosen = {
             vm.uuid: vm
             for vm in ordinary
-            if _matches(request.include, vm, records[vm.ref]["tags"])
-            and not _matches(request.exclude, vm, records[vm.ref]["tags"])
+            if _matches(request.include, vm, records[vm.ref].get("tags", ()))
+            and not _matches(request.exclude, vm, records[vm.ref].get("tags", ()))
         }
     return sorted(chosen.values(), key=lambda vm: (vm.name, vm.uuid))
 
@@ -62,7 +63,7 @@ def _named(text: str, vms: list[VmChoice], pool: str) -> VmChoice:
     return found[0]
 
 
-def _matches(selector: Selector, vm: VmChoice, tags: list[str]) -> bool:
+def _matches(selector: Selector, vm: VmChoice, tags: Sequence[str]) -> bool:
     return (
         vm.uuid in selector.uuids
         or any(tag in selector.tags for tag in tags)

@@ -12,9 +12,11 @@ sent twice, or a crash right after it, leaves nothing that could not be found ag
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from workers.errors import CbtfleetError
@@ -26,6 +28,9 @@ MARK_RUN = "cbtfleet:run"
 MARK_REPOSITORY = "cbtfleet:repository"
 
 _GONE = ("HANDLE_INVALID", "UUID_INVALID")
+_NOT_YET = ("VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS")
+_NULL = "OpaqueRef:NULL"
+_XAPI_TIME = re.compile(r"\d{8}T\d\d:\d\d:\d\d")
 _RELEASE_DEADLINE = 120.0
 """Seconds a host may take to unplug an NBD server's disk after we have closed the connection."""
 
@@ -74,18 +79,33 @@ def live_disks(session: Session, vm: Mapping[str, Any]) -> dict[str, Mapping[str
     disks = {}
     for vbd_ref in vm["VBDs"]:
         vbd = session.call("VBD.get_record", vbd_ref)
-        if vbd["type"] == "Disk" and not vbd["empty"]:
+        if _holds_disk(vbd):
             disks[vbd["VDI"]] = session.call("VDI.get_record", vbd["VDI"])
     return disks
+
+
+def _holds_disk(vbd: Mapping[str, Any]) -> bool:
+    return vbd["type"] == "Disk" and not vbd.get("empty") and vbd["VDI"] != _NULL
+
+
+def _record(session: Session, kind: str, ref: str) -> Mapping[str, Any] | None:
+    """None when it is gone: references in a list may point to what was deleted meanwhile."""
+    try:
+        record: Mapping[str, Any] = session.call(f"{kind}.get_record", ref)
+    except XapiFailure as failure:
+        if failure.code not in _GONE:
+            raise
+        return None
+    return record
 
 
 def find_vm_snapshots(session: Session, run: str, vm_ref: str) -> list[str]:
     """Refs of the VM snapshots that this run has made of this VM: none, one, or two after a re-sent call."""
     name = snapshot_name(run)
-    candidates = session.call("VM.get_record", vm_ref)["snapshots"]
-    found = [(ref, session.call("VM.get_record", ref)) for ref in candidates]
-    found.sort(key=lambda pair: str(pair[1]["uuid"]))
-    return [ref for ref, record in found if record["name_label"] == name]
+    candidates = session.call("VM.get_record", vm_ref).get("snapshots", ())
+    found = [(ref, _record(session, "VM", ref)) for ref in candidates]
+    ours = [(str(record["uuid"]), ref) for ref, record in found if record and record["name_label"] == name]
+    return [ref for _, ref in sorted(ours)]
 
 
 def take_vm_snapshot(
@@ -112,25 +132,27 @@ def take_vm_snapshot(
 
 
 def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
+    """Its disks; `live_ref` and `live_uuid` are "" for one whose live disk has been deleted meanwhile."""
     record = session.call("VM.get_record", ref)
     disks = []
     for vbd_ref in record["VBDs"]:
         vbd = session.call("VBD.get_record", vbd_ref)
-        if vbd["type"] != "Disk" or vbd["empty"]:
+        if not _holds_disk(vbd):
             continue
         vdi = session.call("VDI.get_record", vbd["VDI"])
+        live = _record(session, "VDI", vdi["snapshot_of"])
         disks.append(
             DiskSnapshot(
                 ref=vbd["VDI"],
                 uuid=vdi["uuid"],
-                live_ref=vdi["snapshot_of"],
-                live_uuid=session.call("VDI.get_record", vdi["snapshot_of"])["uuid"],
+                live_ref=vdi["snapshot_of"] if live else "",
+                live_uuid=live["uuid"] if live else "",
                 name=vdi["name_label"],
-                userdevice=vbd["userdevice"],
+                userdevice=str(vbd["userdevice"]),
                 sr_uuid=session.call("SR.get_record", vdi["SR"])["uuid"],
                 virtual_size=int(vdi["virtual_size"]),
                 cbt_enabled=bool(vdi["cbt_enabled"]),
-                time=iso_time(vdi["snapshot_time"]),
+                time=iso_time(vdi.get("snapshot_time", "")),
             )
         )
     disks.sort(key=lambda disk: (len(disk.userdevice), disk.userdevice))
@@ -138,8 +160,13 @@ def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
 
 
 def iso_time(xapi_time: Any) -> str:
-    """XAPI's `20260101T12:00:00Z` as `2026-01-01T12:00:00Z`."""
-    text = str(xapi_time)
+    """XAPI's `20260101T12:00:00Z`, with or without hyphens, as `2026-01-01T12:00:00Z`.
+
+    Now, where XAPI gives no time: an unset one is 1970, which would be no restore point's order.
+    """
+    text = str(xapi_time).replace("-", "")
+    if not _XAPI_TIME.match(text) or text.startswith("1970"):
+        return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     return f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[9:17]}Z"
 
 
@@ -174,7 +201,7 @@ def purge_data(session: Session, ref: str) -> None:
 
 
 def _when_released(call: Callable[[], object]) -> None:
-    """Retries VDI_IN_USE: the host's NBD server unplugs its disk some seconds after we have closed."""
+    """Tries again while the disk is in use: an NBD server unplugs it some seconds after we have closed."""
     deadline = time.monotonic() + _RELEASE_DEADLINE
     pause = 0.25
     while True:
@@ -184,7 +211,7 @@ def _when_released(call: Callable[[], object]) -> None:
         except XapiFailure as failure:
             if failure.code in _GONE:
                 return
-            if failure.code != "VDI_IN_USE" or time.monotonic() + pause > deadline:
+            if failure.code not in _NOT_YET or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)
         pause = min(pause * 2, 5.0)
@@ -194,7 +221,7 @@ def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dic
     """The VDI snapshots of a disk that carry this repository's mark, by ref."""
     found = {}
     for ref in session.call("VDI.get_record", live_ref)["snapshots"]:
-        record = session.call("VDI.get_record", ref)
-        if record["other_config"].get(MARK_REPOSITORY) == repository_id:
+        record = _record(session, "VDI", ref)
+        if record and record["other_config"].get(MARK_REPOSITORY) == repository_id:
             found[ref] = record
     return found

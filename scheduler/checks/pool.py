@@ -120,7 +120,10 @@ def _check_clock(name: str, session: Session) -> list[Check]:
     before = time.time()
     there = session.call("host.get_servertime", pool["master"])
     here = (before + time.time()) / 2
-    stamp = datetime.strptime(str(there).replace("-", ""), "%Y%m%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    try:
+        stamp = datetime.strptime(str(there).replace("-", ""), "%Y%m%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return [warning(name, "it tells no time that we could read", "look at the clock of its master")]
     ahead = stamp.timestamp() + 0.5 - here  # whole seconds only
     return [clock_check(name, ahead)]
 

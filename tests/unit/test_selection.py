@@ -16,6 +16,14 @@ def record(uuid: str, name: str, tags: tuple[str, ...] = (), **flags: bool) -> d
     return {"uuid": uuid, "name_label": name, "tags": list(tags), **kind}
 
 
+def test_a_record_may_lack_what_is_not_so() -> None:
+    bare = {"uuid": "u1", "name_label": "db1"}
+    request = RunRequest(pool="lab", policy="p", include=Selector(names=("db*",)))
+    tagged = RunRequest(pool="lab", policy="p", include=Selector(tags=("backup",)))
+    assert [vm.uuid for vm in select_vms(request, {"r1": bare})] == ["u1"]
+    assert select_vms(tagged, {"r1": bare}) == []
+
+
 POOL = {
     "r1": record("u1", "db1", ("backup", "gold")),
     "r2": record("u2", "db2", ("backup",)),

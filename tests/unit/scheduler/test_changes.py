@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -92,4 +93,11 @@ def test_a_failure_that_a_full_would_not_heal_is_no_full() -> None:
 
 
 def test_xapi_times_are_written_as_iso() -> None:
-    assert iso_time("20260102T03:04:05Z") == "2026-01-02T03:04:05Z"
+    for text in ("20260102T03:04:05Z", "2026-01-02T03:04:05Z"):
+        assert iso_time(text) == "2026-01-02T03:04:05Z"
+
+
+@pytest.mark.parametrize("unset", ["", "19700101T00:00:00Z"])
+def test_a_snapshot_without_a_time_was_made_now(unset: str) -> None:
+    before = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert before <= iso_time(unset) <= f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -183,6 +183,23 @@ def test_a_second_snapshot_that_comes_late_is_removed_with_its_disks(site: Site)
     assert_clean(site)
 
 
+def test_a_disk_that_is_deleted_in_the_middle_leaves_no_snapshot_behind(site: Site) -> None:
+    run = site.submit()
+    site.work(run, until=lambda step: step == "finish-vm")
+    [vm] = site.pool.vms()
+    [root, data] = site.disks
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        session.call("VM.hard_shutdown", session.call("VM.get_by_uuid", vm["uuid"]))
+        session.call("VDI.destroy", session.call("VDI.get_by_uuid", data))
+    finish_vm(site.context, run, vm["uuid"])
+    left = site.pool.leftovers()
+    assert left["vm_snapshots"] == []
+    assert [each["type"] for each in snapshots(site, root)] == ["cbt_metadata"]
+    assert [each["type"] for each in left["vdi_snapshots"] if each["snapshot_of"] != root] == ["cbt_metadata"]
+    [first, second] = site.repository.points()
+    assert {disk.vdi for disk in second.disks} == {disk.vdi for disk in first.disks} == {root, data}
+
+
 def test_a_cancelled_run_commits_nothing_and_cleans_up(site: Site) -> None:
     before = list(site.repository.points())
     site.pool.write_random(site.disks[0], blocks=4, seed=1)
