@@ -20,7 +20,7 @@ class Grant:
     """Leave to open one connection to one host for one disk of one run.
 
     `host` is the host's uuid, `disk` the live VDI's uuid, `slot` a number in 0..cap-1 of that host and
-    `fence` the slot's count of grants: an action with an old fence does nothing.
+    `fence` grows with every grant of the slot: an action with an old fence does nothing.
     """
 
     pool: str
