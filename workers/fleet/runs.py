@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from workers.fleet.errors import UnknownToLedger
 from workers.fleet.keys import KEYS, plain
-from workers.fleet.scripts import Scripts, request_id, text
+from workers.fleet.scripts import Scripts, request_id, short, text
 from workers.fleet.values import (
     DiskProgress,
     DiskWork,
@@ -18,9 +18,6 @@ from workers.fleet.values import (
     pack_facts,
     unpack_facts,
 )
-
-_LONGEST_ERROR = 500
-"""Characters of an error text that the ledger keeps: one line that a person reads."""
 
 RunState = Literal["planning", "running", "ended"]
 
@@ -59,7 +56,7 @@ class Runs:
 
     def fail_disk(self, run: str, disk: str, error: str) -> None:
         """Gives the disk up, unless it has ended. Its streams are told EMPTY."""
-        self._scripts.call("fail_disk", run, disk, error[:_LONGEST_ERROR])
+        self._scripts.call("fail_disk", run, disk, short(error))
 
     def finish_vm(self, run: str, vm: str, facts: Facts | None = None) -> None:
         """Ends the VM, also one that was never started; new facts replace the old ones. The run's last VM

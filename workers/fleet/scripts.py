@@ -97,6 +97,11 @@ def _literal(value: str | int | float) -> str:
     return f"'{value}'" if isinstance(value, str) else repr(value)
 
 
+def short(error: str) -> str:
+    """As much of an error text as the ledger keeps: one line that a person reads."""
+    return error[:500]
+
+
 def request_id() -> str:
     """Names one call, so that redis-py sending it twice after a lost answer has the effect of once."""
     return secrets.token_hex(8)

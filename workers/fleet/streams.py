@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.fleet.keys import plain
-from workers.fleet.scripts import Scripts, request_id, text
+from workers.fleet.scripts import Scripts, request_id, short, text
 from workers.fleet.values import Claim, DiskWork, Next, Outcome, Verdict, unpack_facts
 from workers.messages import Grant
-
-_LONGEST_ERROR = 500
 
 
 class Streams:
@@ -79,7 +77,7 @@ class Streams:
     def release(self, grant: Grant, outcome: Outcome, error: str | None = None, owner: str = "") -> None:
         """Ends the stream, after its connection ended: unfinished batches are returned, the slot rests in
         QUARANTINE. `error` is one line without secrets; it is kept with the disk."""
-        message = (error or outcome.lower())[:_LONGEST_ERROR]
+        message = short(error or outcome.lower())
         self._scripts.call("release", *_parts(grant), owner, outcome.value, message)
 
 

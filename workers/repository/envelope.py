@@ -26,7 +26,6 @@ _SIZES = struct.Struct("<QQ")
 _MAGIC = b"CBTFMETA"
 _VERSION = 1
 _ENCRYPTED = 1
-_MAX_SECTIONS = 2
 _SALT_SIZE = 32
 
 

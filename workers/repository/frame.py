@@ -35,6 +35,11 @@ def frame_prefix(repository: str, disk: str, run: str) -> bytes:
     return binding("frame", repository, disk, run) + b"\0"
 
 
+def frame_associated(prefix: bytes, block: int) -> bytes:
+    """A frame's associated data, from `frame_prefix` and its block's number."""
+    return prefix + block.to_bytes(8, "little")
+
+
 def frame_nonce(block: int) -> bytes:
     """The data key belongs to one pack and a block comes once in it, so this nonce comes once."""
     return block.to_bytes(12, "little")
@@ -91,6 +96,6 @@ class FrameReader:
         if not TAG_SIZE < len(frame) <= MAX_FRAME:
             raise DamagedObject(self._key, f"a frame of {len(frame)} bytes", block)
         try:
-            return self._cipher.decrypt(frame_nonce(block), frame, self._prefix + block.to_bytes(8, "little"))
+            return self._cipher.decrypt(frame_nonce(block), frame, frame_associated(self._prefix, block))
         except InvalidTag as error:
             raise DamagedObject(self._key, "the frame's seal is broken", block) from error

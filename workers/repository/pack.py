@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, MAX_DISK_SIZE, block_count
 from workers.repository.compression import CompressionError, compress, decompress
 from workers.repository.errors import RepositoryError, SealCheckFailed
-from workers.repository.frame import HASH_SIZE, Kind, data_key_info, frame_nonce, frame_prefix
+from workers.repository.frame import (
+    HASH_SIZE,
+    Kind,
+    data_key_info,
+    frame_associated,
+    frame_nonce,
+    frame_prefix,
+)
 from workers.repository.keys import NO_WRAPPED_KEY, SECRET_SIZE, WorkerKeys, wrap
 from workers.repository.naming import PackName, checked_name
 from workers.repository.pack_layout import (
@@ -144,22 +151,17 @@ class PackWriter:
         else:
             length += TAG_SIZE
             frame = self._buffer[self._end : self._end + length]
-            self._cipher.encrypt_into(
-                frame_nonce(block), text, self._prefix + block.to_bytes(8, "little"), frame
-            )
+            self._cipher.encrypt_into(frame_nonce(block), text, frame_associated(self._prefix, block), frame)
         if self._check is not None:
             self._compare(block, kind, self._buffer[self._end : self._end + length], plain)
         self._end += length
         self._note(kind, length, block_hash)
 
-    def _associated(self, block: int) -> bytes:
-        return self._prefix + block.to_bytes(8, "little")
-
     def _compare(self, block: int, kind: Kind, frame: memoryview, plain: memoryview) -> None:
         text: Buffer = frame
         try:
             if self._cipher is not None:
-                text = self._cipher.decrypt(frame_nonce(block), frame, self._associated(block))
+                text = self._cipher.decrypt(frame_nonce(block), frame, frame_associated(self._prefix, block))
             again = text if kind == Kind.RAW else decompress(text, limit=BLOCK_SIZE, decompressor=self._check)
         except (InvalidTag, CompressionError) as error:
             raise SealCheckFailed(f"block {block}: the sealed frame does not open again") from error
