@@ -19,6 +19,7 @@ from scheduler.snapshots import (
     our_snapshots_of,
     purge_data,
 )
+from workers.fleet import UnknownToLedger
 from workers.repository import DiskPoint
 from workers.xapi import Session, XapiFailure
 
@@ -89,4 +90,7 @@ def _clean_up_disk(
 
 
 def _is_going(context: ControlContext, run: str) -> bool:
-    return context.ledger.run_state(run) in ("planning", "running")
+    try:
+        return context.ledger.run_state(run) != "ended"
+    except UnknownToLedger:  # it ended long ago, or was lost with Redis
+        return False

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.finishing import finish_vm
@@ -314,3 +315,14 @@ def test_a_result_that_cannot_be_kept_still_names_every_disk(
     result = site.night()
     assert (result["status"], result["error"]) == ("failed", "the store denies put")
     assert_restores(site, result)
+
+
+def test_the_base_of_a_run_that_the_ledger_has_forgotten_is_removed(
+    site: Site, redis_client: redis.Redis
+) -> None:
+    """A week after its end a run is forgotten, and so is every run when Redis is emptied."""
+    for run in site.ledger.runs():
+        redis_client.delete(f"cbtfleet:run:{run}")
+    result = site.night()
+    assert (result["status"], result["warnings"]) == ("succeeded", [])
+    assert_clean(site)
