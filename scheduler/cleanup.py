@@ -1,6 +1,7 @@
 """What a run leaves on the pool, and how it is removed.
 
 VM snapshot of this run            destroyed (its VBDs block everything else)
+ours of earlier runs, left over    destroyed, unless its run is still going
 VDI snapshot, committed            data destroyed, metadata kept: the next base
 VDI snapshot, not committed        destroyed
 our older metadata snapshots       destroyed, unless a run that is still going needs them
@@ -8,16 +9,19 @@ our older metadata snapshots       destroyed, unless a run that is still going n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from scheduler.context import ControlContext
 from scheduler.snapshots import (
     MARK_RUN,
     describe_vm_snapshot,
     destroy_vdi,
-    find_vm_snapshots,
+    is_marked,
     live_disks,
     mark,
     our_snapshots_of,
     purge_data,
+    vm_snapshots_by_run,
 )
 from workers.fleet import UnknownToLedger
 from workers.repository import DiskPoint
@@ -32,7 +36,7 @@ def clean_up_vm(
     snapshot_uuid: str | None,
     committed: list[DiskPoint],
 ) -> None:
-    """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of this run.
+    """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of ours.
 
     Safe to repeat. Raises XapiError when something could not be removed; the rest may then still be there.
     """
@@ -41,12 +45,12 @@ def clean_up_vm(
         live_ref = _find(session, "VDI", disk.vdi)
         if live_ref is not None:
             live[disk.vdi] = live_ref
-    snapshots = set()
+    snapshots: set[str] = set()
     vm_ref = _find(session, "VM", vm_uuid)
     if vm_ref is not None:
         for ref, record in live_disks(session, session.call("VM.get_record", vm_ref)).items():
             live[record["uuid"]] = ref
-        snapshots.update(find_vm_snapshots(session, run, vm_ref))
+        snapshots.update(_vm_snapshots(session, context, run, vm_ref))
     if snapshot_uuid is not None and (known := _find(session, "VM", snapshot_uuid)) is not None:
         snapshots.add(known)
     for snapshot_ref in snapshots:
@@ -62,6 +66,17 @@ def clean_up_vm(
                 destroy_vdi(session, snapshot.ref)
     for vdi_uuid, live_ref in live.items():
         _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)
+
+
+def _vm_snapshots(session: Session, context: ControlContext, run: str, vm_ref: str) -> Iterator[str]:
+    """Those of this run, and of earlier ones of this repository that could not be removed at the time."""
+    repository = context.repository.repository_id
+    for ref, made_by in vm_snapshots_by_run(session, vm_ref):
+        if made_by == run or (
+            not _is_going(context, made_by)
+            and is_marked(session, describe_vm_snapshot(session, ref), repository)
+        ):
+            yield ref
 
 
 def _find(session: Session, kind: str, uuid: str) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from scheduler.cleanup import clean_up_vm
 from scheduler.context import ControlContext
+from scheduler.patience import with_patience
 from scheduler.requests import RunRequest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress
@@ -37,9 +38,13 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     facts["rows"] = list(rows.values())
     # Kept before the pool is touched: whatever happens there, the run's result says what was committed.
     context.ledger.set_vm_facts(run, vm_uuid, facts)
-    try:
+
+    def clean_up() -> None:
         with Session.login(request.pool, context.settings.pool(request.pool)) as session:
             clean_up_vm(session, context, run, vm_uuid, facts.get("snapshot"), committed)
+
+    try:
+        with_patience(clean_up)
     except CbtfleetError as error:
         line = f'VM "{facts["name"]}": not everything of this run could be removed from the pool: {error}'
         log.warning("%s", line)

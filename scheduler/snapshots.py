@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from workers.errors import CbtfleetError
 from workers.xapi import Session, XapiFailure
 
 log = logging.getLogger(__name__)
@@ -33,10 +32,6 @@ _NULL = "OpaqueRef:NULL"
 _XAPI_TIME = re.compile(r"\d{8}T\d\d:\d\d:\d\d")
 _RELEASE_DEADLINE = 120.0
 """Seconds a host may take to unplug an NBD server's disk after we have closed the connection."""
-
-
-class SnapshotTrouble(CbtfleetError):
-    """A snapshot is not what the pool was asked for."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +96,23 @@ def _record(session: Session, kind: str, ref: str) -> Mapping[str, Any] | None:
 
 def find_vm_snapshots(session: Session, run: str, vm_ref: str) -> list[str]:
     """Refs of the VM snapshots that this run has made of this VM: none, one, or two after a re-sent call."""
-    name = snapshot_name(run)
-    candidates = session.call("VM.get_record", vm_ref).get("snapshots", ())
-    found = [(ref, _record(session, "VM", ref)) for ref in candidates]
-    ours = [(str(record["uuid"]), ref) for ref, record in found if record and record["name_label"] == name]
-    return [ref for _, ref in sorted(ours)]
+    return [ref for ref, made_by in vm_snapshots_by_run(session, vm_ref) if made_by == run]
+
+
+def vm_snapshots_by_run(session: Session, vm_ref: str) -> list[tuple[str, str]]:
+    """Ref and run of every VM snapshot of this VM that a run has made, by its name; ascending by uuid."""
+    found = []
+    for ref in session.call("VM.get_record", vm_ref).get("snapshots", ()):
+        record = _record(session, "VM", ref)
+        if record and (name := str(record["name_label"])).startswith(snapshot_name("")):
+            found.append((str(record["uuid"]), ref, name.removeprefix(snapshot_name(""))))
+    return [(ref, run) for _, ref, run in sorted(found)]
+
+
+def is_marked(session: Session, snapshot: VmSnapshot, repository_id: str) -> bool:
+    """Whether a run of this repository made the VM snapshot: any of its disks carries the mark."""
+    records = (_record(session, "VDI", disk.ref) for disk in snapshot.disks)
+    return any(record and record["other_config"].get(MARK_REPOSITORY) == repository_id for record in records)
 
 
 def take_vm_snapshot(

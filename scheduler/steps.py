@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -18,20 +16,15 @@ from celery import Celery, Task
 
 from scheduler.context import ControlContext
 from scheduler.finishing import end_run, finish_vm
+from scheduler.patience import with_patience
 from scheduler.planning import plan_run, plan_vm
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import STEP_QUEUE, STEP_TASK, Step
-from workers.repository import StoreUnavailable
-from workers.xapi import AnswerLost, PoolUnreachable, SessionLost
 
 log = logging.getLogger(__name__)
 
 PLAN_RUN, PLAN_VM, FINISH_VM, END_RUN = "plan-run", "plan-vm", "finish-vm", "end-run"
-
-_PASSING = (StoreUnavailable, PoolUnreachable, SessionLost, AnswerLost)
-_PAUSES = (1.0, 5.0, 15.0)
-"""Seconds before each new try of a step that failed for a passing reason."""
 
 
 class _StepLease:
@@ -76,7 +69,7 @@ def do_step(context: ControlContext, step: Step) -> None:
     failure: str | None = None
     with _StepLease(context.ledger, step, fence) as lease:
         try:
-            _with_patience(lambda: _do(context, step))
+            with_patience(lambda: _do(context, step))
         except LedgerUnreachable:
             raise
         except CbtfleetError as error:
@@ -105,17 +98,6 @@ def _do(context: ControlContext, step: Step) -> None:
         end_run(context, step.run)
     else:
         raise CbtfleetError(f"unknown step {step.name}; is a newer scheduler using the same Redis?")
-
-
-def _with_patience(work: Callable[[], None]) -> None:
-    for pause in _PAUSES:
-        try:
-            work()
-            return
-        except _PASSING as error:
-            log.warning("%s; trying again in %.0f s", error, pause)
-            time.sleep(pause)
-    work()
 
 
 def _record_failure(context: ControlContext, step: Step, line: str) -> None:

@@ -303,6 +303,26 @@ def test_what_could_not_be_removed_from_the_pool_is_said_in_the_result(site: Sit
     [warning] = result["warnings"]
     assert 'VM "db": not everything of this run could be removed' in warning
     assert site.night()["warnings"] == []
+    assert_clean(site)
+
+
+def test_a_vm_snapshot_that_another_fleet_made_is_left_alone(site: Site) -> None:
+    [vm] = site.pool.vms()
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        reference = session.call("VM.get_by_uuid", vm["uuid"])
+        session.call_async("VM.snapshot", reference, snapshot_name("20261122T010203Z-3fa9c1"))
+    [theirs] = site.pool.leftovers()["vm_snapshots"]
+    assert site.night()["warnings"] == []
+    assert site.pool.leftovers()["vm_snapshots"] == [theirs]
+
+
+def test_a_pool_that_is_away_for_a_moment_is_cleaned_up_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.patience.PAUSES", (0.01, 0.01))
+    site.pool.add_fault(xapi="VM.destroy", drop_reply=True, count=1)
+    assert site.night()["warnings"] == []
+    assert_clean(site, tasks=1)
 
 
 def test_a_result_that_cannot_be_kept_still_names_every_disk(
