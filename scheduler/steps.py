@@ -131,7 +131,10 @@ class StepTask(Task):  # type: ignore[misc]
         self._step_context = context
 
     def run(self, step: dict[str, Any]) -> None:
-        do_step(self._step_context, Step.from_message(step))
+        try:
+            do_step(self._step_context, Step.from_message(step))
+        except CbtfleetError as error:  # Redis is away, say: the step is due again when its lease has run out
+            log.warning("step %s was left: %s", step["name"], error)
 
 
 def register_step_task(app: Celery, context: ControlContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from functools import cached_property
@@ -9,11 +10,14 @@ from typing import Any
 
 from celery import Celery, Task
 
+from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.messages import STREAM_QUEUE, STREAM_TASK, Grant
 from workers.repository import load_worker_keys, open_store
 from workers.settings import Settings
 from workers.stream import StreamContext, run_stream
+
+log = logging.getLogger(__name__)
 
 
 def node_name() -> str:
@@ -45,7 +49,10 @@ class StreamTask(Task):  # type: ignore[misc]
         )
 
     def run(self, grant: dict[str, Any]) -> None:
-        run_stream(self._context, Grant.from_message(grant))
+        try:
+            run_stream(self._context, Grant.from_message(grant))
+        except CbtfleetError as error:  # Redis is away, say: the ledger takes the slot back by itself
+            log.warning("a stream ended: %s", error)
 
 
 def register_stream_task(app: Celery, settings: Settings, node: str) -> None:
