@@ -18,7 +18,7 @@ from types import TracebackType
 from workers.endpoints import Endpoint, NotExportable, nbd_endpoints
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.extents import Plan
-from workers.fleet import Claim, Ledger, Next, Outcome, Verdict
+from workers.fleet import DiskWork, Ledger, Next, Outcome, Verdict
 from workers.messages import Grant
 from workers.nbd import Abort, Busy, Connection, Deadlines, NbdError, Tls, Unreachable, connect
 from workers.repository import AccessDenied, ObjectExists, Pack, PackWriter, Store, WorkerKeys
@@ -139,36 +139,36 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
     about another attempt.
     """
     sent = time.monotonic()
-    claim = context.ledger.claim(grant, context.owner)
-    if claim is None:
+    work = context.ledger.claim(grant, context.owner)
+    if work is None:
         log.info("grant of slot %d on host %s has passed; dropped", grant.slot, grant.host)
         return
-    name = _disk_name(claim)
+    name = _disk_name(work)
     outcome = Outcome.FAILED
     why: str | None = f"{name}: the worker stopped in the middle"
     try:
         with LeaseKeeper(context.ledger, grant, context.owner, sent) as keeper:
-            verdict = _transfer(context, grant, claim, keeper)
+            verdict = _transfer(context, grant, work, keeper)
         outcome, why = Outcome.CLEAN, None
         log.info("%s: stream on host %s ended: %s", name, grant.host, verdict)
     except CbtfleetError as error:
-        outcome, why = _outcome_of(error, claim), f"{name}: {error}"
+        outcome, why = _outcome_of(error, work), f"{name}: {error}"
         log.warning("%s (%s)", why, outcome)
     finally:
         context.ledger.release(grant, outcome, why, owner=context.owner)
 
 
-def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseKeeper) -> Verdict:
-    plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), claim.work.virtual_size)
+def _transfer(context: StreamContext, grant: Grant, work: DiskWork, keeper: LeaseKeeper) -> Verdict:
+    plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), work.virtual_size)
     pool = context.settings.pool(grant.pool)
     with Session.login(grant.pool, pool) as session:
-        snapshot = session.call("VDI.get_by_uuid", claim.work.snapshot)
-        endpoints = nbd_endpoints(session, snapshot, _disk_name(claim))
+        snapshot = session.call("VDI.get_by_uuid", work.snapshot)
+        endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
         ours = [each for each in endpoints if each.host == grant.host]
         try:
             connection = _connect(ours, pool, context.deadlines, keeper.cut)
             try:
-                verdict = _read_batches(context, grant, claim, plan, connection)
+                verdict = _read_batches(context, grant, work, plan, connection)
                 if not connection.close():
                     raise EndUnseen(f"connection cut, or not closed by the host in time ({verdict})")
                 return verdict
@@ -183,17 +183,17 @@ def _transfer(context: StreamContext, grant: Grant, claim: Claim, keeper: LeaseK
 
 
 def _read_batches(
-    context: StreamContext, grant: Grant, claim: Claim, plan: Plan, connection: Connection
+    context: StreamContext, grant: Grant, work: DiskWork, plan: Plan, connection: Connection
 ) -> Verdict:
-    if connection.size != claim.work.virtual_size:
+    if connection.size != work.virtual_size:
         raise WrongSize(
-            f"the host exports {connection.size} bytes but the plan is for {claim.work.virtual_size};"
+            f"the host exports {connection.size} bytes but the plan is for {work.virtual_size};"
             " the snapshot was changed under the backup"
         )
     if not context.ledger.opened(grant, owner=context.owner):
         raise LeaseLost("the lease on the connection slot ran out while connecting")
     batches = _Batches(context.ledger, grant, context.owner)
-    return Transfer(connection, plan, batches, _pack_maker(context, claim), _putter(context.store)).run()
+    return Transfer(connection, plan, batches, _pack_maker(context, work), _putter(context.store)).run()
 
 
 def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines, cut: Abort) -> Connection:
@@ -215,8 +215,8 @@ def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines
     raise failure
 
 
-def _pack_maker(context: StreamContext, claim: Claim) -> Callable[[int], PackWriter]:
-    work, worker = claim.work, context.settings.worker
+def _pack_maker(context: StreamContext, work: DiskWork) -> Callable[[int], PackWriter]:
+    worker = context.settings.worker
 
     def new_pack(batch: int) -> PackWriter:
         return PackWriter(
@@ -240,7 +240,7 @@ def _putter(store: Store) -> Callable[[Pack], None]:
     return put
 
 
-def _outcome_of(error: CbtfleetError, claim: Claim) -> Outcome:
+def _outcome_of(error: CbtfleetError, work: DiskWork) -> Outcome:
     """What the ledger shall do about a failed stream."""
     if isinstance(error, Busy):
         return Outcome.BUSY
@@ -249,11 +249,11 @@ def _outcome_of(error: CbtfleetError, claim: Claim) -> Outcome:
     hopeless = (WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
     if isinstance(error, hopeless):
         return Outcome.FATAL
-    if isinstance(error, NbdError) and error.advice == "give-up" and len(claim.work.hosts) == 1:
+    if isinstance(error, NbdError) and error.advice == "give-up" and len(work.hosts) == 1:
         return Outcome.FATAL
     return Outcome.FAILED
 
 
-def _disk_name(claim: Claim) -> str:
-    facts = claim.work.facts
-    return f'VM "{facts.get("vm_name", claim.work.vm)}", disk {facts.get("name") or claim.work.disk}'
+def _disk_name(work: DiskWork) -> str:
+    facts = work.facts
+    return f'VM "{facts.get("vm_name", work.vm)}", disk {facts.get("name") or work.disk}'

@@ -16,9 +16,7 @@ def test_a_slot_goes_once_around(fleet: Fleet) -> None:
     fleet.start(disk_work("d1", 3), caps={"h1": 2})
     (grant,) = fleet.ledger.admit()
     assert fleet.states() == ["GRANTED", "FREE"]
-    claim = fleet.ledger.claim(grant, "node/1")
-    assert claim is not None
-    assert claim.work == dataclasses.replace(disk_work("d1", 3), plan=b"")
+    assert fleet.ledger.claim(grant, "node/1") == dataclasses.replace(disk_work("d1", 3), plan=b"")
     assert fleet.states() == ["OPENING", "FREE"]
     assert fleet.ledger.opened(grant)
     (held, _) = fleet.ledger.slots("lab", "h1")

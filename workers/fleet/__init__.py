@@ -7,7 +7,6 @@ from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitabl
 from workers.fleet.ledger import Ledger
 from workers.fleet.timing import Limits, Timing
 from workers.fleet.values import (
-    Claim,
     DiskProgress,
     DiskWork,
     Host,
@@ -23,7 +22,6 @@ from workers.fleet.values import (
 from workers.messages import Grant, Step
 
 __all__ = [
-    "Claim",
     "DiskProgress",
     "DiskWork",
     "Grant",

@@ -8,7 +8,7 @@ from typing import Any
 
 from workers.fleet.keys import plain
 from workers.fleet.scripts import Scripts, request_id, short, text
-from workers.fleet.values import Claim, DiskWork, Next, Outcome, Verdict, unpack_facts
+from workers.fleet.values import DiskWork, Next, Outcome, Verdict, unpack_facts
 from workers.messages import Grant
 
 
@@ -16,16 +16,16 @@ class Streams:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
-    def claim(self, grant: Grant, owner: str) -> Claim | None:
-        """GRANTED -> OPENING, for one caller once. `owner` is `<node>` or `<node>/<anything>`.
+    def claim(self, grant: Grant, owner: str) -> DiskWork | None:
+        """GRANTED -> OPENING, for one caller once: the disk, without its plan (`Ledger.plan` has that).
 
-        None: the grant is late, was claimed before, or has nothing to do any more; just drop it.
+        `owner` is `<node>` or `<node>/<anything>`. None: the grant is late, was claimed before, or has nothing to do any more; just drop it.
         """
         fields = self._scripts.call("claim", *_parts(grant), _owner(owner), request_id())
         if fields is None:
             return None
         vm, snapshot, virtual_size, batches, hosts, weight, facts = fields
-        work = DiskWork(
+        return DiskWork(
             run=grant.run,
             vm=text(vm),
             disk=grant.disk,
@@ -37,8 +37,6 @@ class Streams:
             weight=float(weight),
             facts=unpack_facts(facts),
         )
-        timing = self._scripts.timing
-        return Claim(work, timing.lease, timing.renew_every, timing.cut_after)
 
     def opened(self, grant: Grant, owner: str = "") -> bool:
         """OPENING -> HELD: the connection is open. False: the slot is no longer yours, cut it."""

@@ -58,16 +58,6 @@ class Next:
     batch: int | None = None
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claimed grant: the disk (without its plan: `Ledger.plan`), and how often to renew the lease."""
-
-    work: DiskWork
-    lease: float
-    renew_every: float
-    cut_after: float
-
-
 class Outcome(StrEnum):
     """How a stream's connection ended."""
 
