@@ -19,8 +19,8 @@ class Streams:
     def claim(self, grant: Grant, owner: str) -> DiskWork | None:
         """GRANTED -> OPENING, for one caller once: the disk, without its plan (`Ledger.plan` has that).
 
-        `owner` is `<node>` or `<node>/<anything>`. None: the grant is late, was claimed before, or has nothing
-        to do any more; just drop it.
+        `owner` is `<node>` or `<node>/<anything>`. None: the grant is late, was claimed before, or has
+        nothing to do any more; just drop it.
         """
         fields = self._scripts.call("claim", *_parts(grant), _owner(owner), request_id())
         if fields is None:
