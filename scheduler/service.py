@@ -50,10 +50,6 @@ class Pump:
         if self._thread.is_alive():
             self._thread.join()
 
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
     def _pump(self) -> None:
         while not self._end.is_set():
             try:

@@ -16,9 +16,10 @@ from workers.fleet import Ledger, Step, Timing
 TIMING = Timing(renew_every=0.05, step_lease=1.0)
 
 
-def wait_for_warning(caplog: pytest.LogCaptureFixture, text: str) -> None:
+def wait_for_warnings(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """Two of them: so it went on after the first."""
     until = time.monotonic() + 20
-    while text not in caplog.text:
+    while caplog.text.count(text) < 2:
         assert time.monotonic() < until, caplog.text
         time.sleep(0.01)
 
@@ -29,10 +30,8 @@ def test_the_pump_outlives_a_broker_that_is_away(redis_url: str, caplog: pytest.
     ledger.create_run("run", {})
     pump = Pump(ledger, celery_app("redis://127.0.0.1:1/0"))
     pump.start()
-    wait_for_warning(caplog, "127.0.0.1:1")
-    assert pump.is_alive
+    wait_for_warnings(caplog, "nothing can be published")
     pump.stop()
-    assert not pump.is_alive
     ledger.close()
 
 
@@ -52,8 +51,7 @@ def test_the_pump_outlives_a_ledger_that_refuses(
     redis_client.config_set("min-replicas-to-write", 1)
     try:
         pump.start()
-        wait_for_warning(caplog, "mistake of ours" if unexpected else "takes no writes")
-        assert pump.is_alive
+        wait_for_warnings(caplog, "met something unexpected" if unexpected else "takes no writes")
     finally:
         redis_client.config_set("min-replicas-to-write", 0)
         pump.stop()
