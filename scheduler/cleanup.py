@@ -3,7 +3,7 @@
 VM snapshot of this run            destroyed (its VBDs block everything else)
 ours of earlier runs, left over    destroyed, unless its run is still going
 VDI snapshot, committed            data destroyed, metadata kept: the next base
-VDI snapshot, not committed        destroyed
+VDI snapshot, not committed        destroyed; also one without metadata, which can be no base
 our older metadata snapshots       destroyed, unless a run that is still going needs them
 """
 
@@ -97,10 +97,11 @@ def _clean_up_disk(
     base_is_there = any(record["uuid"] == base for record in ours.values())
     for ref, record in ours.items():
         made_by = record["other_config"].get(MARK_RUN, "")
-        if record["uuid"] == base:
-            if record["type"] != "cbt_metadata":
+        purged = record["type"] == "cbt_metadata"
+        if record["uuid"] == base and (purged or record["cbt_enabled"]):
+            if not purged:
                 purge_data(session, ref)
-        elif made_by == run or (base_is_there and not _is_going(context, made_by)):
+        elif record["uuid"] == base or made_by == run or (base_is_there and not _is_going(context, made_by)):
             destroy_vdi(session, ref)
 
 

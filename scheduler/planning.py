@@ -24,6 +24,13 @@ from workers.xapi import Session, XapiFailure
 
 log = logging.getLogger(__name__)
 
+_CANNOT_TRACK = {
+    "SR_OPERATION_NOT_SUPPORTED": "the storage cannot track changed blocks",
+    "SR_BACKEND_FAILURE_66": "a disk of this kind (raw) cannot track changed blocks",
+    "SR_BACKEND_FAILURE_457": "changed-block tracking could not be switched on",
+    "LICENCE_RESTRICTION": "the pool's licence does not include changed-block tracking",
+}
+
 
 def plan_run(context: ControlContext, run: str) -> None:
     """Chooses the run's VMs. A failure here ends the run with that one line as its error."""
@@ -103,6 +110,8 @@ class _VmPlanner:
             self._session.call_async("VDI.enable_cbt", ref)
             enabled = self._session.call("VDI.get_record", ref)["cbt_enabled"]
         except XapiFailure as failure:
+            if failure.code in _CANNOT_TRACK:
+                return f"{_CANNOT_TRACK[failure.code]} ({failure.code})"
             self._fail(record["uuid"], record["name_label"], failure)
             return None
         if not enabled:

@@ -75,14 +75,15 @@ def nbd_endpoints(session: Session, vdi_ref: str, vdi_name: str) -> list[Endpoin
 
     IPv6 only where there is no IPv4 at all: XenServer lists such addresses, but does not listen on them.
 
-    Raises NotExportable that says which condition fails, or an XapiError.
+    Raises NotExportable that says which condition fails and leaves naming the disk to the caller, or an
+    XapiError.
     """
     infos = _nbd_info(session, vdi_ref, vdi_name)
     pool = PoolMap.load(session)
     if not infos:
-        raise _why_not(session, pool, vdi_ref, vdi_name)
+        raise _why_not(session, pool, vdi_ref)
     if pool.mixed:
-        raise NotExportable(f"disk {vdi_name}: {mixed_text(session.pool)}")
+        raise NotExportable(mixed_text(session.pool))
     found: dict[tuple[str, str], Endpoint] = {}
     for info in infos:
         endpoint = _endpoint(session, pool, info, vdi_name)
@@ -91,7 +92,7 @@ def nbd_endpoints(session: Session, vdi_ref: str, vdi_name: str) -> list[Endpoin
     if not found:
         addresses = ", ".join(sorted({bare_address(str(info["address"])) for info in infos}))
         raise NotExportable(
-            f"disk {vdi_name}: none of its NBD addresses ({addresses}) belongs to a host of pool "
+            f"none of its NBD addresses ({addresses}) belongs to a host of pool "
             f"{session.pool}; check the addresses of the hosts' PIFs"
         )
     usable = [each for each in found.values() if not is_ipv6(each.address)] or list(found.values())
@@ -104,12 +105,12 @@ def _nbd_info(session: Session, vdi_ref: str, vdi_name: str) -> list[dict[str, A
     except XapiFailure as failure:
         if failure.code == "VDI_INCOMPATIBLE_TYPE":
             raise NotExportable(
-                f"disk {vdi_name}: pool {session.pool} does not export a disk of this type over NBD "
+                f"pool {session.pool} does not export a disk of this type over NBD "
                 "(a metadata-only snapshot has no data)"
             ) from failure
         if failure.code in _HOST_AWAY:
             raise NotExportable(
-                f"disk {vdi_name}: pool {session.pool} lists no addresses: {_away(session, failure)} is "
+                f"pool {session.pool} lists no addresses: {_away(session, failure)} is "
                 "offline with its storage still recorded as attached; start it, or remove it from the pool",
                 temporary=True,
             ) from failure
@@ -165,7 +166,7 @@ def _endpoint(session: Session, pool: PoolMap, info: Mapping[str, Any], vdi_name
     )
 
 
-def _why_not(session: Session, pool: PoolMap, vdi_ref: str, vdi_name: str) -> NotExportable:
+def _why_not(session: Session, pool: PoolMap, vdi_ref: str) -> NotExportable:
     """XenServer's three conditions for an NBD export, in the order in which people set them up."""
     storage = session.call("VDI.get_SR", vdi_ref)
     plugged = {
@@ -174,7 +175,7 @@ def _why_not(session: Session, pool: PoolMap, vdi_ref: str, vdi_name: str) -> No
         if pbd["SR"] == storage and pbd["currently_attached"]
     }
     plugged &= pool.live_hosts(session)
-    what = f"disk {vdi_name} cannot be read over NBD"
+    what = "it cannot be read over NBD"
     if not plugged:
         name = session.call("SR.get_name_label", storage)
         return NotExportable(f'{what}: its storage "{name}" has no plugged PBD on a live host; plug it in')

@@ -249,6 +249,18 @@ def test_a_vm_without_disks_is_no_failure(make_site: MakeSite) -> None:
     assert site.pool.leftovers()["vm_snapshots"] == []
 
 
+def test_disks_on_storage_without_tracking_are_backed_up_in_full_each_night(make_site: MakeSite) -> None:
+    site = make_site(dataclasses.replace(SPEC, sr_has_cbt=False))
+    for _ in range(2):
+        result = site.night()
+        assert result["status"] == "succeeded", result
+        assert {row["mode"] for row in result["disks"]} == {"full"}
+        assert all("the storage cannot track changed blocks" in row["reason"] for row in result["disks"])
+        assert_restores(site, result)
+        left = site.pool.leftovers()
+        assert (left["vm_snapshots"], left["vdi_snapshots"]) == ([], [])
+
+
 def test_a_damaged_restore_point_is_said_and_the_next_backup_is_a_full(site: Site) -> None:
     [path] = [each for each in (site.folder / "store" / "points").rglob("*") if each.is_file()]
     path.write_bytes(path.read_bytes()[:-1] + b"x")
