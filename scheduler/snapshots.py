@@ -27,7 +27,6 @@ MARK_RUN = "cbtfleet:run"
 MARK_REPOSITORY = "cbtfleet:repository"
 
 _GONE = ("HANDLE_INVALID", "UUID_INVALID")
-_NOT_YET = ("VDI_IN_USE", "OTHER_OPERATION_IN_PROGRESS")
 _NULL = "OpaqueRef:NULL"
 _XAPI_TIME = re.compile(r"\d{8}T\d\d:\d\d:\d\d")
 _RELEASE_DEADLINE = 120.0
@@ -218,7 +217,7 @@ def _when_released(call: Callable[[], object]) -> None:
         except XapiFailure as failure:
             if failure.code in _GONE:
                 return
-            if failure.code not in _NOT_YET or time.monotonic() + pause > deadline:
+            if failure.code != "VDI_IN_USE" or time.monotonic() + pause > deadline:
                 raise
         time.sleep(pause)
         pause = min(pause * 2, 5.0)

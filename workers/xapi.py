@@ -50,6 +50,8 @@ _FAREWELL_SECONDS = 10.0  # logout and task clean-up must not hold up an ending 
 _REUSE_SECONDS = 5.0  # an idle connection older than this may be dead without our knowing
 _POLL_FIRST, _POLL_LONGEST, _POLL_GROWTH = 0.05, 2.0, 1.5
 _POLLS_LOST = 3  # polling changes nothing, so a broken poll may be repeated this often
+_BUSY_NOW = ("OTHER_OPERATION_IN_PROGRESS", "TOO_MANY_PENDING_TASKS")
+_QUEUE_SECONDS = 120.0  # how long to ask again an object that is busy; the call has run nothing then
 _NO_TASK_MODE = ("Fault", "MESSAGE_METHOD_UNKNOWN")
 _XMLRPC_INT = range(-(2**31), 2**31)
 
@@ -200,29 +202,21 @@ class Session:
     def call_async(self, method: str, *args: Any, deadline: float = 3600.0) -> str:
         """Runs `method` as a task and waits up to `deadline` seconds for its result: text, "" for void.
 
-        A pool that has no task mode for it has run nothing then, and is asked again without one.
+        A pool that has no task mode for it has run nothing then, and is asked again without one. So is, for
+        a while, one that is busy with the object: XAPI queues such calls itself, but not without end.
         The task is destroyed always, and cancelled when we stop waiting before its end. Raises as `call`
         does; CallTimedOut when the deadline has passed.
         """
         until = time.monotonic() + deadline
-        try:
-            task = self.call(f"Async.{method}", *args)
-        except XapiFailure as failure:
-            if failure.code not in _NO_TASK_MODE:
-                raise
-            return str(self.call(method, *args))
-        try:
-            record = self._wait(task, method, until)
-        except BaseException:
-            self._quietly("task.cancel", task)
-            raise
-        finally:
-            self._quietly("task.destroy", task)
-        if record["status"] == "success":
-            return self._task_result(method, record.get("result", ""))
-        unexplained = "TASK_CANCELLED" if record["status"] == "cancelled" else "INTERNAL_ERROR"
-        code, *params = record.get("error_info") or [unexplained]
-        raise self._failure(code, params, method)
+        give_up = min(until, time.monotonic() + _QUEUE_SECONDS)
+        while True:
+            try:
+                return self._run_task(method, args, until)
+            except XapiFailure as failure:
+                if failure.code not in _BUSY_NOW or time.monotonic() + _POLL_LONGEST > give_up:
+                    raise
+                log.debug("%s", failure)
+            time.sleep(_POLL_LONGEST)
 
     def logout(self) -> None:
         """Ends the session and closes the connection. Never fails; twice is fine."""
@@ -261,6 +255,26 @@ class Session:
             )
         if self._reference is None:
             raise SessionLost(f"pool {self.pool}: {method}: not logged in")
+
+    def _run_task(self, method: str, args: tuple[Any, ...], until: float) -> str:
+        try:
+            task = self.call(f"Async.{method}", *args)
+        except XapiFailure as failure:
+            if failure.code not in _NO_TASK_MODE:
+                raise
+            return str(self.call(method, *args))
+        try:
+            record = self._wait(task, method, until)
+        except BaseException:
+            self._quietly("task.cancel", task)
+            raise
+        finally:
+            self._quietly("task.destroy", task)
+        if record["status"] == "success":
+            return self._task_result(method, record.get("result", ""))
+        unexplained = "TASK_CANCELLED" if record["status"] == "cancelled" else "INTERNAL_ERROR"
+        code, *params = record.get("error_info") or [unexplained]
+        raise self._failure(code, params, method)
 
     def _wait(self, task: Any, method: str, until: float) -> dict[str, Any]:
         pause, lost = _POLL_FIRST, 0

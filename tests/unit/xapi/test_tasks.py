@@ -100,6 +100,22 @@ def test_a_call_without_task_mode_is_made_without_a_task(xapi: Any, session: Ses
     assert xapi.methods()[1:] == ["Async.VM.snapshot", "VM.snapshot"]
 
 
+@pytest.mark.parametrize("code", ["OTHER_OPERATION_IN_PROGRESS", "TOO_MANY_PENDING_TASKS"])
+def test_a_busy_object_is_asked_again_for_a_while(
+    xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr("workers.xapi._POLL_LONGEST", 0.01)
+    xapi.say("Async.VM.snapshot", xapi.fail(code, "SR", "OpaqueRef:sr"), TASK, TASK)
+    xapi.say("task.get_record", _record("failure", "", code), _record("success", "<value>new</value>"))
+    assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "new"
+    assert xapi.methods().count("Async.VM.snapshot") == 3
+    assert xapi.methods().count("task.destroy") == 2
+    monkeypatch.setattr("workers.xapi._QUEUE_SECONDS", 0.05)
+    xapi.handlers["Async.VM.snapshot"] = lambda *_: xapi.fail(code, "SR", "OpaqueRef:sr")
+    with pytest.raises(XapiFailure, match=code):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+
+
 def test_a_task_may_lack_its_result_until_it_has_one(xapi: Any, session: Session) -> None:
     xapi.say("task.get_record", {"status": "pending"}, {"status": "success"})
     assert session.call_async("VM.destroy", "OpaqueRef:vm") == ""
