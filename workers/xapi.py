@@ -74,6 +74,9 @@ class _Transport(xmlrpc.client.Transport):
         super().__init__()
         self.server = server
         self.timeout = timeout
+        self.reused = False
+        """The last request went over a connection that had been kept."""
+        self._keep = True
         self._used = 0.0
 
     def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
@@ -82,12 +85,14 @@ class _Transport(xmlrpc.client.Transport):
         except BaseException:
             # Also when interrupted: the answer still to come must not meet the logout that follows.
             self.close()
+            self._keep = self._keep and not self.reused
             raise
         finally:
             self._used = time.monotonic()
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        if not self._alive():
+        self.reused = self._alive()
+        if not self.reused:
             self.close()
             self._connection = host, Connection(self.server, self.timeout)
         connection = self._connection[1]
@@ -97,13 +102,19 @@ class _Transport(xmlrpc.client.Transport):
         return connection
 
     def _alive(self) -> bool:
-        """Nothing to read between two calls means that the server has not closed; a FIN is readable."""
+        """Nothing to read between two calls means that the server has not closed; a FIN is readable.
+
+        A server that closes while we are busy with it does so after each call: the next FIN may come too
+        late to be seen, so nothing is kept from then on.
+        """
         connection = self._connection[1]
-        if connection is None or connection.sock is None or time.monotonic() - self._used > _REUSE_SECONDS:
+        idle = time.monotonic() - self._used
+        if not self._keep or connection is None or connection.sock is None or idle > _REUSE_SECONDS:
             return False
         poll = select.poll()
         poll.register(connection.sock, select.POLLIN)
-        return not poll.poll(0)
+        self._keep = not poll.poll(0)
+        return self._keep
 
     def parse_response(self, response: Any) -> tuple[Any, ...]:
         """The one reply struct. ResponseError for anything else, TimeoutError for a trickling answer."""
@@ -192,9 +203,19 @@ class Session:
     def call(self, method: str, *args: Any) -> Any:
         """`call("VDI.get_record", ref)`: the value as XAPI sends it, so integers and dates are text.
 
-        The call is sent once. Raises XapiFailure, SessionLost, PoolUnreachable (not sent), or AnswerLost and
+        The call is sent once; but one that only reads is sent again when a kept connection breaks under it.
+        Raises XapiFailure, SessionLost, PoolUnreachable (not sent), or AnswerLost and
         its subclasses (sent, and nobody knows whether it ran).
         """
+        try:
+            return self._send(method, args)
+        except AnswerLost as lost:
+            reads = method.partition(".")[2].startswith("get_")
+            if type(lost) is not AnswerLost or not reads or not self._transport.reused:
+                raise
+        return self._send(method, args)
+
+    def _send(self, method: str, args: tuple[Any, ...]) -> Any:
         self._check_use(method)
         with self._translated(method):
             return self._proxy.xenapi_request(method, tuple(_wire(argument) for argument in args))

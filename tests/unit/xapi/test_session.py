@@ -299,8 +299,19 @@ def test_a_connection_closed_while_idle_is_replaced_before_sending(xapi: Any) ->
         session.call("VM.get_all")
         assert closed.wait(5)
         session.call("VM.snapshot", "OpaqueRef:vm", "new")
+        session.call("VM.get_all")
     assert xapi.methods().count("VM.snapshot") == 1
-    assert len(xapi.connections) == 2
+    assert len(xapi.connections) == 4, "none is kept any more, not even for the logout"
+
+
+def test_a_read_whose_kept_connection_breaks_is_made_again_and_none_is_kept_then(xapi: Any) -> None:
+    with Session.login("lab", xapi.settings()) as session:
+        xapi.say("VM.get_all", xapi.drop(), ["OpaqueRef:vm"], xapi.drop())
+        assert session.call("VM.get_all") == ["OpaqueRef:vm"]
+        with pytest.raises(AnswerLost):
+            session.call("VM.get_all")
+    assert xapi.methods()[1:] == ["VM.get_all"] * 3 + ["session.logout"]
+    assert len(xapi.connections) == 4
 
 
 def test_an_old_connection_is_not_trusted(xapi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
