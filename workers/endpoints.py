@@ -133,10 +133,10 @@ def _endpoint(session: Session, pool: PoolMap, info: Mapping[str, Any], vdi_name
     address = bare_address(info["address"])
     if is_link_local(address):
         return None
-    try:
-        port = int(info["port"])
-    except ValueError as error:
-        raise BadAnswer(f"pool {session.pool}: disk {vdi_name} has an NBD port that is no number") from error
+    text = str(info["port"])
+    port = int(text) if text.isdecimal() else 0
+    if not 0 < port < 65536:
+        raise BadAnswer(f"pool {session.pool}: disk {vdi_name} has an NBD port that is none")
     owner = pool.owner(address, info["subject"])
     if owner is not None:
         ref, purposes = owner

@@ -281,7 +281,15 @@ def test_other_failures_pass_through(xapi: Any, pool: dict[str, Any], session: S
 
 
 @pytest.mark.parametrize(
-    "answer", ["", {"a": "b"}, ["text"], [{"address": "10.1.0.1"}], [_info("10.1.0.1", port="x")]]
+    "answer",
+    [
+        "",
+        {"a": "b"},
+        ["text"],
+        [{"address": "10.1.0.1"}],
+        [_info("10.1.0.1", port="x")],
+        [_info("10.1.0.1", port="65536")],
+    ],
 )
 def test_an_odd_answer(xapi: Any, pool: dict[str, Any], session: Session, answer: Any) -> None:
     xapi.say("VDI.get_nbd_info", answer)
