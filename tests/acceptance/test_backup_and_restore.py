@@ -12,6 +12,11 @@ import pytest
 from tests.acceptance.conftest import Fleet, FleetMaker
 
 BLOCK = 65536
+ROW = [
+    *("vm", "vm_uuid", "vdi", "mode", "reason", "changed_bytes", "read_bytes", "stored_bytes", "seconds"),
+    *("point", "error"),
+]
+"""What a disk of `backup --wait --json` has, and nothing else."""
 
 
 def reads_by_disk(fleet: Fleet) -> dict[str, list[tuple[int, int]]]:
@@ -62,6 +67,8 @@ def test_every_point_restores_to_the_byte(
         simulator.post("/log/clear", {})
         result = fleet.backup()
         assert result["status"] == "succeeded"
+        assert list(result) == ["run", "status", "disks"]
+        assert all(list(row) == ROW for row in result["disks"])
         for vdi in simulator.disks:
             expected[point_of(result, vdi), vdi] = contents[vdi]
         assert_pool_is_clean(fleet)
@@ -97,6 +104,9 @@ def test_every_point_restores_to_the_byte(
     fleet.stop_all()
     points = fleet.json("points")["points"]
     assert len(points) == 6
+    assert all(set(point) == {"id", "vm", "vm_uuid", "time", "disks", "run"} for point in points)
+    disk_keys = {"vdi", "virtual_size", "sha256"}
+    assert all(set(disk) == disk_keys for point in points for disk in point["disks"])
     sizes = {(point["id"], disk["vdi"]): disk["virtual_size"] for point in points for disk in point["disks"]}
     assert sizes[point_of(third, grown), grown] == 32 << 20
     assert sizes[point_of(second, grown), grown] == 24 << 20
