@@ -19,7 +19,7 @@ from workers.endpoints import NotExportable, nbd_endpoints
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskWork
-from workers.repository import DamagedObject
+from workers.repository import AlreadyWritten, DamagedObject
 from workers.xapi import Session, XapiFailure
 
 log = logging.getLogger(__name__)
@@ -132,10 +132,10 @@ class _VmPlanner:
         try:
             changes = changes_since(self._session, disk, last, trouble)
             endpoints = nbd_endpoints(self._session, disk.ref, self._disk_name(disk.name, disk.live_uuid))
-        except (XapiFailure, NotExportable, BitmapError, BadBitmap) as error:
+            repository.keep_plan(self._run, disk.live_uuid, changes.plan)
+        except (XapiFailure, NotExportable, BitmapError, BadBitmap, AlreadyWritten) as error:
             self._fail(disk.live_uuid, disk.name, error)
             return None
-        repository.keep_plan(self._run, disk.live_uuid, changes.plan)
         name = self._disk_name(disk.name, disk.live_uuid)
         log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, _because(changes.reason))
         return DiskWork(

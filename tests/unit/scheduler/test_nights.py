@@ -14,6 +14,7 @@ from scheduler.finishing import finish_vm
 from scheduler.planning import plan_vm
 from scheduler.snapshots import snapshot_name
 from tests.unit.scheduler.conftest import Site
+from workers.extents import Plan
 from workers.repository import AccessDenied
 from workers.xapi import Session
 
@@ -357,4 +358,17 @@ def test_the_base_of_a_run_that_the_ledger_has_forgotten_is_removed(
         redis_client.delete(f"cbtfleet:run:{run}")
     result = site.night()
     assert (result["status"], result["warnings"]) == ("succeeded", [])
+    assert_clean(site)
+
+
+def test_a_plan_that_came_out_differently_when_it_was_made_again_fails_that_disk_alone(site: Site) -> None:
+    [root, data] = site.disks
+    run = site.submit()
+    site.work(run, until=lambda step: step == "plan-vm")
+    site.repository.keep_plan(run, data, Plan.full(6 * MiB))  # as a scheduler did that died right after
+    result = site.work(run)
+    assert result is not None
+    assert result["status"] == "partial"
+    assert rows(result)[root]["point"] is not None
+    assert "exists already with another content" in rows(result)[data]["error"]
     assert_clean(site)
