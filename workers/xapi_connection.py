@@ -7,9 +7,11 @@ import hashlib
 import http.client
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from workers.errors import ConfigurationError
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0  # TCP and TLS need milliseconds; who needs more is not there
 
+_NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
 
 @functools.cache
 def warn_once(text: str) -> None:
@@ -29,13 +34,19 @@ def warn_once(text: str) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """Where to connect, and whom to trust there. `context` is None for plain HTTP, `pin` 64 hex digits."""
+    """Where to connect, and whom to trust there. `context` is None for plain HTTP, `pin` 64 hex digits.
+
+    `known` are the certificates in ca_file (DER): who shows one of these is trusted under any name, by way of
+    `any_name`, which checks all but the name.
+    """
 
     pool: str
     host: str
     port: int
     context: ssl.SSLContext | None
     pin: str | None
+    known: frozenset[bytes] = frozenset()
+    any_name: ssl.SSLContext | None = None
 
     @classmethod
     def from_settings(cls, pool: str, settings: PoolSettings) -> Server:
@@ -50,13 +61,14 @@ class Server:
         if url.scheme == "http":
             return cls(pool, host, port or 80, None, None)
         pin = settings.certificate_sha256
-        return cls(
-            pool,
-            host,
-            port or 443,
-            tls_context(pool, settings),
-            pin.replace(":", "").lower() if pin else None,
-        )
+        context = tls_context(pool, settings)
+        known, any_name = frozenset[bytes](), None
+        if settings.ca_file is not None and context.check_hostname:
+            known = _certificates(settings.ca_file)
+            any_name = tls_context(pool, settings)
+            any_name.check_hostname = False
+        pin = pin.replace(":", "").lower() if pin else None
+        return cls(pool, host, port or 443, context, pin, known, any_name)
 
     def at(self, master: str) -> Server:
         """The same port and trust at the address that HOST_IS_SLAVE names, or at the port that it names."""
@@ -97,6 +109,22 @@ class Server:
                 "certificate_sha256; each host has its own, so name the master in url and pin the master's"
             )
         return secured
+
+    def secure_known(self, plain: socket.socket, mismatch: ssl.SSLCertVerificationError) -> socket.socket:
+        """TLS over `plain` to one of the very certificates in ca_file, whatever its name; else `mismatch`."""
+        if self.any_name is None:
+            raise mismatch
+        secured = self.any_name.wrap_socket(plain, server_hostname=self.host)
+        if secured.getpeercert(binary_form=True) not in self.known:
+            secured.close()
+            raise mismatch
+        return secured
+
+
+def _certificates(path: Path) -> frozenset[bytes]:
+    """The certificates in a PEM file that `tls_context` has read already, as DER."""
+    text = path.read_text(encoding="ascii", errors="replace")
+    return frozenset(ssl.PEM_cert_to_DER_cert(pem) for pem in _PEM.findall(text))
 
 
 def tls_context(pool: str, settings: PoolSettings) -> ssl.SSLContext:
@@ -144,7 +172,13 @@ class Connection(http.client.HTTPConnection):
         self._server.check_plain()
         try:
             super().connect()
-            self.sock = self._server.secure(self.sock)
+            try:
+                self.sock = self._server.secure(self.sock)
+            except ssl.SSLCertVerificationError as error:
+                if error.verify_code not in _NAME_MISMATCHES:
+                    raise
+                super().connect()  # a handshake that failed cannot be gone on with
+                self.sock = self._server.secure_known(self.sock, error)
             self.sock.settimeout(self._answer_timeout)
         except ssl.SSLCertVerificationError as error:
             raise PoolUntrusted(

@@ -236,9 +236,14 @@ def start_xapi(tmp_path: Path) -> Iterator[Callable[..., XapiServer]]:
     with contextlib.ExitStack() as stack:
 
         def start(
-            address: str = "127.0.3.1", *, port: int = 0, tls: bool = True, names: list[str] | None = None
+            address: str = "127.0.3.1",
+            *,
+            port: int = 0,
+            tls: bool = True,
+            names: list[str] | None = None,
+            issued: tuple[bytes, bytes] | None = None,
         ) -> XapiServer:
-            certificate, key = _self_signed(names or [address])
+            certificate, key = issued or _self_signed(names or [address])
             file = tmp_path / f"{address}.pem"
             file.write_bytes(certificate)
             key_file = tmp_path / f"{address}.key"

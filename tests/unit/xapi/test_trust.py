@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Identity, make_identity
 from workers.errors import ConfigurationError
 from workers.xapi import PoolUnreachable, PoolUntrusted, Session
 
@@ -39,11 +40,35 @@ def test_another_certificate_than_the_pinned_one_gets_nothing(xapi: Any) -> None
     assert xapi.bytes_in == 0
 
 
-def test_a_certificate_for_another_name_gets_nothing(start_xapi: Any) -> None:
-    xapi = start_xapi(names=["127.0.9.9"])
+def _issued(ca: Identity, folder: Path, address: str) -> tuple[bytes, bytes]:
+    paths = make_identity(addresses=(address,), issuer=ca).write(folder, "leaf")
+    return paths[0].read_bytes(), paths[1].read_bytes()
+
+
+def test_a_certificate_for_another_name_gets_nothing(start_xapi: Any, tmp_path: Path) -> None:
+    ca = make_identity(common_name="the site's CA", authority=True)
+    authority, _ = ca.write(tmp_path, "ca")
+    xapi = start_xapi(issued=_issued(ca, tmp_path, "127.0.9.9"))
     with pytest.raises(PoolUntrusted, match=r"cannot trust the certificate of 127\.0\.3\.1: .*127\.0\.3\.1"):
-        _log_in(xapi.settings())
+        _log_in(xapi.settings(ca_file=authority))
     assert xapi.bytes_in == 0
+
+
+def test_a_certificate_that_the_ca_issued_for_this_name(start_xapi: Any, tmp_path: Path) -> None:
+    ca = make_identity(common_name="the site's CA", authority=True)
+    authority, _ = ca.write(tmp_path, "ca")
+    _log_in(start_xapi(issued=_issued(ca, tmp_path, "127.0.3.1")).settings(ca_file=authority))
+
+
+def test_a_hosts_own_certificate_in_ca_file_needs_no_name(start_xapi: Any, tmp_path: Path) -> None:
+    """A pool's default certificates are self-signed, and are reached by more names than they bear."""
+    xapi = start_xapi(names=["127.0.9.9"])
+    bundle = tmp_path / "hosts.pem"
+    other = start_xapi("127.0.3.2", names=["127.0.9.8"])
+    bundle.write_bytes(other.certificate.read_bytes() + b"\n" + xapi.certificate.read_bytes())
+    _log_in(xapi.settings(ca_file=bundle))
+    with pytest.raises(PoolUntrusted, match="certificate of"):
+        _log_in(xapi.settings(ca_file=other.certificate))
 
 
 def test_the_systems_authorities_do_not_know_a_self_signed_one(xapi: Any) -> None:
