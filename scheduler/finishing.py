@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from scheduler.cleanup import clean_up_vm
@@ -67,7 +68,7 @@ def _commit(
         if disk.state != "complete":
             continue
         try:
-            committed.append(_disk_point(context, run, vm_uuid, disk))
+            committed.append(with_patience(partial(_disk_point, context, run, vm_uuid, disk)))
         except CbtfleetError as error:
             line = f'VM "{facts["name"]}", disk {disk.facts["name"]}: not committed: {error}'
             rows[disk.disk]["error"] = line
@@ -84,7 +85,7 @@ def _commit(
         disks=tuple(committed),
     )
     try:
-        context.repository.commit_point(point)
+        with_patience(partial(context.repository.commit_point, point))
     except CbtfleetError as error:
         line = f'VM "{facts["name"]}": the restore point was not written: {error}'
         log.warning("%s", line)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from workers.repository import StoreUnavailable
 from workers.xapi import AnswerLost, PoolUnreachable, SessionLost
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PASSING = (StoreUnavailable, PoolUnreachable, SessionLost, AnswerLost)
 
@@ -17,13 +20,12 @@ PAUSES = (1.0, 5.0, 15.0)
 """Seconds before each new try."""
 
 
-def with_patience(work: Callable[[], None]) -> None:
-    """Does `work`, which must be safe to repeat. Raises what the last try raises."""
+def with_patience(work: Callable[[], T]) -> T:
+    """What `work` returns; it must be safe to repeat. Raises what the last try raises."""
     for pause in PAUSES:
         try:
-            work()
-            return
+            return work()
         except PASSING as error:
             log.warning("%s; trying again in %.0f s", error, pause)
             time.sleep(pause)
-    work()
+    return work()

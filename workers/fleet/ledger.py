@@ -52,6 +52,7 @@ class Ledger:
         self.set_run_facts = runs.set_run_facts
         self.run_result = runs.run_result
         self.vm_facts = runs.vm_facts
+        self.vm_state = runs.vm_state
         self.set_vm_facts = runs.set_vm_facts
         self.plan = runs.plan
         self.progress = runs.progress

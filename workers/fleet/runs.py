@@ -15,6 +15,7 @@ from workers.fleet.values import (
     Facts,
     RunProgress,
     VmProgress,
+    VmState,
     pack_facts,
     unpack_facts,
 )
@@ -96,10 +97,16 @@ class Runs:
         return None if result is None else unpack_facts(result)
 
     def vm_facts(self, run: str, vm: str) -> Facts:
-        facts = self._scripts.command("HGET", f"{KEYS['vm']}{run}/{vm}", "facts")
-        if facts is None:
+        return unpack_facts(self._vm_field(run, vm, "facts"))
+
+    def vm_state(self, run: str, vm: str) -> VmState:
+        return cast(VmState, text(self._vm_field(run, vm, "state")))
+
+    def _vm_field(self, run: str, vm: str, field: str) -> bytes:
+        value: bytes | None = self._scripts.command("HGET", f"{KEYS['vm']}{run}/{vm}", field)
+        if value is None:
             raise UnknownToLedger(f"VM {vm} is not in run {run}")
-        return unpack_facts(facts)
+        return value
 
     def set_vm_facts(self, run: str, vm: str, facts: Facts) -> None:
         self._scripts.call("set_vm_facts", run, vm, pack_facts(facts))

@@ -134,10 +134,13 @@ class DiskProgress:
     facts: Facts
 
 
+VmState = Literal["planning", "streaming", "finishing", "finished"]
+
+
 @dataclass(frozen=True)
 class VmProgress:
     vm: str
-    state: Literal["planning", "streaming", "finishing", "finished"]
+    state: VmState
     facts: Facts
 
 

@@ -15,7 +15,7 @@ from scheduler.planning import plan_vm
 from scheduler.snapshots import snapshot_name
 from tests.unit.scheduler.conftest import Site
 from workers.extents import Plan
-from workers.repository import AccessDenied
+from workers.repository import AccessDenied, Repository, StoreUnavailable
 from workers.xapi import Session
 
 MiB = 1 << 20
@@ -371,4 +371,38 @@ def test_a_plan_that_came_out_differently_when_it_was_made_again_fails_that_disk
     assert result["status"] == "partial"
     assert rows(result)[root]["point"] is not None
     assert "exists already with another content" in rows(result)[data]["error"]
+    assert_clean(site)
+
+
+@pytest.mark.parametrize("due", ["streaming", "finished"])
+def test_a_plan_that_is_due_again_after_the_vm_was_handed_over_changes_nothing(site: Site, due: str) -> None:
+    """Its scheduler died after the hand-over, before it could say that the step was done."""
+    run = site.submit()
+    [vm] = site.pool.vms()
+    site.work(run, until=lambda step: step == ("finish-vm" if due == "streaming" else "end-run"))
+    facts = site.ledger.vm_facts(run, vm["uuid"])
+    site.pool.clear_log()
+    plan_vm(site.context, run, vm["uuid"])
+    assert site.pool.log()["calls"] == {}
+    assert site.ledger.vm_facts(run, vm["uuid"]) == facts
+
+
+@pytest.mark.parametrize("call", ["write_segments", "commit_point"])
+def test_a_store_that_is_away_for_a_moment_does_not_cost_the_night(
+    site: Site, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = getattr(Repository, call)
+    failures = [StoreUnavailable("the store is away")]
+
+    def away_once(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return whole(*arguments)
+
+    monkeypatch.setattr(Repository, call, away_once)
+    monkeypatch.setattr("scheduler.patience.PAUSES", (0.0,))
+    result = site.night()
+    assert failures == []
+    assert result["status"] == "succeeded", result
+    assert_restores(site, result)
     assert_clean(site)
