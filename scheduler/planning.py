@@ -44,7 +44,7 @@ def plan_run(context: ControlContext, run: str) -> None:
 
 
 def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
-    """Snapshots one VM, plans its disks and hands them to the ledger; one handed over before is left alone."""
+    """Snapshots one VM, plans its disks and hands them to the ledger; never twice."""
     if context.ledger.vm_state(run, vm_uuid) != "planning":
         return
     request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
