@@ -22,7 +22,7 @@ from workers.settings import Settings
 def open_ledger(settings: Settings) -> Iterator[Ledger]:
     """The live state. Raises LedgerUnreachable."""
     try:
-        ledger = Ledger.from_url(settings.redis_url())
+        ledger = Ledger.open(settings)
     except LedgerUnreachable as error:
         if settings.redis.url is None:
             raise LedgerUnreachable(

@@ -82,7 +82,7 @@ def run_scheduler(settings: Settings) -> None:
     parse_policies(settings)
     store = open_store(settings.repository)
     keys = load_metadata_keys(store, settings.repository)
-    ledger = Ledger.from_url(settings.redis_url())
+    ledger = Ledger.open(settings)
     context = ControlContext(
         settings=settings,
         ledger=ledger,

@@ -125,7 +125,7 @@ def give_back(ledger: Ledger, message: dict[str, Any]) -> None:
 def run_node(settings: Settings, concurrency: int) -> None:
     """Runs until SIGTERM or SIGINT; then the streams finish their batches and the processes end."""
     check_start(settings)
-    ledger = Ledger.from_url(settings.redis_url())
+    ledger = Ledger.open(settings)
     node = node_name()
     heartbeat = Heartbeat(ledger, node, concurrency)
     app = celery_app(settings.redis_url())

@@ -73,6 +73,9 @@ class PoolSettings(_Section):
     connections_per_host: int = Field(default=16, ge=1, le=16)
     timeout: float = Field(default=60.0, gt=0)
     """Seconds one XenAPI call may take before we give up on its answer."""
+    reclaim: Literal["confirmed", "quarantine"] = "confirmed"
+    """When the slot of a connection that ended is used again: once the host, asked, no longer has the disk
+    plugged, or after a fixed time (docs/fleet.md)."""
 
     @model_validator(mode="after")
     def _complete(self) -> PoolSettings:
@@ -104,11 +107,27 @@ class WorkerSettings(_Section):
     """Open and compare every sealed frame before it is uploaded; off, as it costs 20 % (docs/speed.md)."""
 
 
+class FleetSettings(_Section):
+    time_scale: float = Field(default=1.0, gt=0, le=10)
+    """Multiplies every duration of the fleet (leases, quarantines, the barrier). For trying out: every
+    process of one fleet must have the same."""
+
+
+class MetricsSettings(_Section):
+    """Where Prometheus reads; a port of 0 serves nothing."""
+
+    host: str = "127.0.0.1"
+    worker_port: int = Field(default=9808, ge=0, le=65535)
+    scheduler_port: int = Field(default=9809, ge=0, le=65535)
+
+
 class Settings(_Section):
     repository: RepositorySettings
     redis: RedisSettings = RedisSettings()
     pools: dict[str, PoolSettings] = {}
     worker: WorkerSettings = WorkerSettings()
+    fleet: FleetSettings = FleetSettings()
+    metrics: MetricsSettings = MetricsSettings()
     policies: dict[str, dict[str, Any]] = {}
     """As written; only the scheduler knows what a policy means."""
     state_dir: ExpandedPath = Path(".cbtfleet")

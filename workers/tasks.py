@@ -42,7 +42,7 @@ class StreamTask(Task):  # type: ignore[misc]
         store = open_store(self._settings.repository)
         return StreamContext(
             settings=self._settings,
-            ledger=Ledger.from_url(self._settings.redis_url()),
+            ledger=Ledger.open(self._settings),
             store=store,
             keys=load_worker_keys(store, self._settings.repository),
             owner=f"{self._node}/{os.getpid()}",

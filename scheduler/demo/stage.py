@@ -146,7 +146,7 @@ def start_fleet(stage: Stage) -> None:
     for number in range(1, WORKERS + 1):
         stage.start(f"worker-{number}", worker_command(stage.settings_file, STREAMS))
     deadline = time.monotonic() + PATIENCE
-    with closing(Ledger.from_url(load_settings(stage.settings_file).redis_url())) as ledger:
+    with closing(Ledger.open(load_settings(stage.settings_file))) as ledger:
         while len(ledger.nodes()) < WORKERS:
             stage.check_alive()
             if time.monotonic() > deadline:

@@ -15,6 +15,7 @@ from workers.fleet.scripts import RedisClient, Scripts, address, translated
 from workers.fleet.steps import Steps
 from workers.fleet.streams import Streams
 from workers.fleet.timing import Limits, Timing
+from workers.settings import Settings
 
 OLDEST_REDIS = (6, 2)
 """What Celery 5.7 needs; also the oldest whose Lua scripts we test."""
@@ -108,6 +109,11 @@ class Ledger:
             client.close()
             raise
         return cls(client, timing, limits)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Ledger:
+        """The ledger of a configuration: its Redis, its durations. Raises what `from_url` raises."""
+        return cls.from_url(settings.redis_url(), Timing().scaled(settings.fleet.time_scale))
 
     def close(self) -> None:
         """Closes the connections to Redis."""
