@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.fleet_clock import Fleet, disk_work
-from workers.fleet import Limits, Outcome, Timing, Verdict
+from workers.fleet import DiskWork, Outcome, Timing, Verdict
 
 TIMING = Timing()
 
@@ -147,7 +147,7 @@ def test_a_failed_stream_goes_to_another_host_after_a_pause(fleet: Fleet) -> Non
 
 def test_a_disk_fails_after_as_many_failures_in_a_row_as_it_may_have(fleet: Fleet) -> None:
     fleet.start(disk_work("d1", 90))
-    for attempt in range(1, Limits().attempts + 1):
+    for attempt in range(1, DiskWork.attempts + 1):
         grant = fleet.hold()
         fleet.ledger.release(grant, Outcome.FAILED, f"failure {attempt}")
         assert fleet.disk("d1").attempts == attempt
@@ -159,7 +159,7 @@ def test_a_disk_fails_after_as_many_failures_in_a_row_as_it_may_have(fleet: Flee
 
 def test_a_committed_batch_forgives_earlier_failures(fleet: Fleet) -> None:
     fleet.start(disk_work("d1", 90))
-    for _ in range(Limits().attempts * 2):
+    for _ in range(DiskWork.attempts * 2):
         grant = fleet.hold()
         batch = fleet.ledger.take(grant).batch
         assert batch is not None
@@ -182,7 +182,7 @@ def test_streams_that_fall_together_are_one_failure(fleet: Fleet) -> None:
 
 def test_workers_that_die_of_a_disk_fail_it_in_the_end(fleet: Fleet) -> None:
     fleet.start(disk_work("d1", 9))
-    for _ in range(Limits().attempts):
+    for _ in range(DiskWork.attempts):
         fleet.hold()
         fleet.clock.advance(TIMING.lease)
         fleet.ledger.sweep()

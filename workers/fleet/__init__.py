@@ -10,6 +10,7 @@ from workers.fleet.values import (
     DiskProgress,
     DiskWork,
     Host,
+    HostToCount,
     Next,
     Node,
     Outcome,
@@ -18,6 +19,7 @@ from workers.fleet.values import (
     Swept,
     Verdict,
     VmProgress,
+    Waiting,
 )
 from workers.messages import Grant, Step
 
@@ -26,6 +28,7 @@ __all__ = [
     "DiskWork",
     "Grant",
     "Host",
+    "HostToCount",
     "Ledger",
     "LedgerError",
     "LedgerUnreachable",
@@ -42,4 +45,5 @@ __all__ = [
     "UnknownToLedger",
     "Verdict",
     "VmProgress",
+    "Waiting",
 ]

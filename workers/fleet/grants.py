@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from workers.fleet.keys import KEYS, plain
 from workers.fleet.scripts import Scripts, text
 from workers.fleet.values import Host, Node, Slot, Swept
@@ -15,30 +17,72 @@ class Grants:
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
-    def set_host(self, pool: str, host: str, cap: int) -> None:
-        """Registers a host, or changes its cap (1..16). Streams beyond a lowered cap run to their end."""
+    def set_host(self, pool: str, host: str, cap: int, confirm: bool = False) -> None:
+        """Registers a host, or changes its cap (1..16). Streams beyond a lowered cap run to their end.
+
+        With `confirm` a slot that rests becomes free only when a census of the host has shown that the
+        connection is gone (`census_due`, `counted`); without, when its rest is over.
+        """
         if not 1 <= cap <= MOST_CONNECTIONS:
             raise ValueError(f"a host's cap is 1..{MOST_CONNECTIONS}, not {cap}")
-        self._scripts.call("set_host", pool, plain("host", host), cap)
+        self._scripts.call("set_host", pool, plain("host", host), cap, int(confirm))
 
     def hosts(self) -> list[Host]:
         rows = self._scripts.call("hosts")
         hosts = []
-        for place, cap, lowered, rejects, circuit in rows:
+        for place, *counts, circuit_left, counted_ago in rows:
             pool, host = text(place).rsplit("/", 1)
-            hosts.append(Host(pool, host, cap, lowered, rejects, circuit / 1000))
+            cap, lowered, rejects, used, unaccounted, others, waived, effective_cap = counts
+            hosts.append(
+                Host(
+                    pool=pool,
+                    host=host,
+                    cap=cap,
+                    lowered=lowered,
+                    rejects=rejects,
+                    circuit_left=circuit_left / 1000,
+                    used=used,
+                    unaccounted=unaccounted,
+                    others=others,
+                    waived=waived,
+                    counted_ago=None if counted_ago < 0 else counted_ago / 1000,
+                    effective_cap=effective_cap,
+                )
+            )
         return sorted(hosts, key=lambda host: (host.pool, host.host))
 
     def slots(self, pool: str, host: str) -> list[Slot]:
         """The host's slots by number, as they are now; `expires_in` is 0 for a free one."""
         return [
-            Slot(number, text(state), text(owner), text(disk), text(run), fence, left / 1000)  # type: ignore[arg-type]
-            for number, state, owner, disk, run, fence, left in self._scripts.call("slots", pool, host)
+            Slot(
+                number=number,
+                state=cast(Any, text(state)),
+                owner=text(owner),
+                disk=text(disk),
+                run=text(run),
+                fence=fence,
+                expires_in=left / 1000,
+                since=since / 1000,
+                stuck=bool(stuck),
+            )
+            for number, state, owner, disk, run, fence, left, since, stuck in self._scripts.call(
+                "slots", pool, host
+            )
         ]
 
-    def node_alive(self, node: str, processes: int) -> None:
-        """Says that `node` runs `processes` worker processes; to be repeated within `Timing.node`."""
-        self._scripts.call("node_alive", plain("node", node), processes)
+    def free_slot(self, pool: str, host: str, number: int) -> bool:
+        """An operator's release of a slot; False when it was free.
+
+        QUARANTINE becomes FREE: when the host still counts its connection, that one is not waited for any
+        more (`Host.waived`). GRANTED becomes FREE. OPENING and HELD become QUARANTINE: the stream is told
+        FENCE and cuts its connection.
+        """
+        return bool(self._scripts.call("free_slot", pool, host, number))
+
+    def node_alive(self, node: str, processes: int, spare: int = 0) -> None:
+        """Says that `node` runs `processes` streams, and has `spare` more worker processes for while some of
+        its streams wait long for their host (`Timing.slow_open`). To be repeated within `Timing.node`."""
+        self._scripts.call("node_alive", plain("node", node), processes, spare)
 
     def node_drain(self, node: str) -> None:
         """Takes the node out of service: its streams are told DRAIN, its processes get no grants."""

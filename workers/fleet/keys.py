@@ -32,6 +32,8 @@ KEYS = {
     "processes": "cbtfleet:processes",
     "draining": "cbtfleet:draining",
     "busy": "cbtfleet:busy",
+    "spare": "cbtfleet:spare",
+    "counters": "cbtfleet:counters",
 }
 
 

@@ -8,7 +8,9 @@ from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from workers.fleet.censuses import Censuses
 from workers.fleet.errors import LedgerUnsuitable
+from workers.fleet.figures import Figures
 from workers.fleet.grants import Grants
 from workers.fleet.runs import Runs
 from workers.fleet.scripts import RedisClient, Scripts, address, translated
@@ -27,7 +29,8 @@ SOCKET_TIMEOUT = 5.0
 class Ledger:
     """All calls of the fleet. Each is one atomic Lua script on Redis's own clock, or a plain read.
 
-    Four parts share the Redis: `Runs`, `Steps`, `Grants` and `Streams`; their methods are the ledger's.
+    Its parts share the Redis, and their methods are the ledger's: `Runs`, `Steps`, `Grants`, `Streams`,
+    `Censuses` and `Figures`.
     Safe to share among threads and to inherit through a fork. Every call may raise LedgerUnreachable (Redis
     does not answer), UnknownToLedger (no such run, VM or disk) or LedgerError (the call breaks a rule).
     """
@@ -69,6 +72,7 @@ class Ledger:
         self.set_host = grants.set_host
         self.hosts = grants.hosts
         self.slots = grants.slots
+        self.free_slot = grants.free_slot
         self.node_alive = grants.node_alive
         self.node_drain = grants.node_drain
         self.node_gone = grants.node_gone
@@ -78,6 +82,15 @@ class Ledger:
         self.wait_for_work = grants.wait_for_work
         self.barrier_left = grants.barrier_left
         self.found = grants.found
+
+        censuses = Censuses(scripts)
+        self.census_due = censuses.census_due
+        self.counted = censuses.counted
+        self.uncountable = censuses.uncountable
+
+        figures = Figures(scripts)
+        self.counters = figures.counters
+        self.waiting = figures.waiting
 
         streams = Streams(scripts)
         self.claim = streams.claim

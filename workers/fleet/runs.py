@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from workers.fleet.errors import UnknownToLedger
@@ -53,6 +53,8 @@ class Runs:
             hosts = json.dumps([plain("host", host) for host in work.hosts])
             arguments += [plain("disk", work.disk), work.pool, work.snapshot, work.virtual_size, work.batches]
             arguments += [work.weight, hosts, pack_facts(work.facts), work.plan]
+            arguments += [work.attempts, round(work.give_up_after * 1000)]
+            arguments += [work.read_bytes, work.stored_bytes, _bits(work.done)]
         return bool(self._scripts.call("start_vm", run, vm, *arguments))
 
     def fail_disk(self, run: str, disk: str, error: str) -> None:
@@ -150,6 +152,14 @@ class Runs:
         if value is None:
             raise UnknownToLedger(f"run {run} is not in the ledger")
         return value
+
+
+def _bits(batches: Collection[int]) -> bytes:
+    """Bit i, most significant first: batch i is done."""
+    bits = bytearray(max(batches, default=-1) // 8 + 1)
+    for batch in batches:
+        bits[batch // 8] |= 0x80 >> batch % 8
+    return bytes(bits)
 
 
 def _seconds(milliseconds: bytes | None) -> float | None:

@@ -62,6 +62,20 @@ class Timing:
     circuit: float = 60.0
     """No opens so long on a host that rejects although we hold nothing there."""
 
+    circuit_longest: float = 300.0
+    """The longest time for which a host stays closed, however often its opens failed."""
+
+    slow_open: float = 3.0
+    """An open that takes longer waits for a host that is slow or gone: its process does not count as one of
+    its node's streams until it is through."""
+
+    census_every: float = 1.0
+    """A host is counted so often while a slot there waits for it: a slot that rests is a slot unused."""
+
+    census_unexplained: float = 5.0
+    """A host is counted so often while all that is looked for is connections that no slot explains: those of
+    a vanished peer stay until xapi-nbd restarts."""
+
     step_lease: float = 60.0
     """A claimed control step without news from its claimant. Renew it every 20 s."""
 
@@ -102,9 +116,6 @@ class Limits:
 
     batches_per_extra_stream: int = 4
     """A further stream of a disk must find so many batches for each stream, or its open does not pay."""
-
-    attempts: int = 5
-    """Streams of a disk that may fail in a row, with no batch committed between, before the disk fails."""
 
     spare_grants: float = 0.1
     """Grants published beyond the idle processes, as a share of them: hides the queue's latency."""

@@ -18,8 +18,12 @@ class DiskWork:
     """One disk of one run: what there is to read, and which hosts can serve it.
 
     `disk` is the live VDI's uuid, `snapshot` the uuid of the VDI snapshot to read, `hosts` the uuids of the
-    hosts that see it, `plan` the packed `workers.extents.Plan`. A disk of twice the `weight` gets twice the
-    batches while others wait.
+    hosts that see it, `plan` the packed `workers.extents.Plan`. `weight` is the run's: a run of twice the
+    weight gets twice the batches while others wait, and its disks share them evenly.
+
+    The disk fails after `attempts` failed streams in a row, or `give_up_after` seconds of trouble, without a
+    committed batch. `done` are batches whose packs are in the bucket already; `read_bytes` and
+    `stored_bytes` are the sums over these.
     """
 
     run: str
@@ -33,6 +37,11 @@ class DiskWork:
     weight: float = 1.0
     facts: Facts = field(default_factory=dict)
     plan: bytes = field(default=b"", repr=False)
+    attempts: int = 5
+    give_up_after: float = 3600.0
+    done: frozenset[int] = frozenset()
+    read_bytes: int = 0
+    stored_bytes: int = 0
 
 
 class Verdict(StrEnum):
@@ -67,6 +76,10 @@ class Outcome(StrEnum):
     """Rejected before the greeting: the host serves as many clients as it can."""
     FAILED = "FAILED"
     """Anything that another attempt, perhaps on another host, may survive."""
+    LOST = "LOST"
+    """The worker process died: that may be the disk's fault, so it is an attempt, but never the host's."""
+    STORE_AWAY = "STORE_AWAY"
+    """The store did not take a pack: neither the disk's nor the host's fault."""
     FATAL = "FATAL"
     """No attempt can succeed: the disk fails now."""
 
@@ -80,19 +93,52 @@ class Slot:
     run: str
     fence: int
     expires_in: float
+    """Seconds until the state ends by itself, or the slot's rest is over; 0 for FREE and for a stuck one."""
+    since: float
+    """Seconds in its state; 0 for a slot that was never used."""
+    stuck: bool
+    """Its rest is over and the host still counts its connection; `free_slot` ends the wait."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """`lowered`: by how much its cap is lowered after rejected opens; `circuit_left`: seconds until an open
-    is tried again on a host that rejects although we hold nothing there (0: not so)."""
-
     pool: str
     host: str
     cap: int
     lowered: int
+    """By how much the cap is lowered after rejected opens."""
     rejects: int
     circuit_left: float
+    """Seconds until an open is tried again on a host whose opens failed or were rejected; 0: now."""
+    used: int
+    """Slots that are not free."""
+    unaccounted: int
+    """Connections of ours that the host still counts at its last census and no slot explains."""
+    others: int
+    """Connections of others at the last census."""
+    waived: int
+    """Connections that an operator told us not to wait for (`free_slot`)."""
+    counted_ago: float | None
+    """Seconds since the last census began; None: not counted since Redis may have forgotten something."""
+    effective_cap: int
+    """How many slots may be in use now: the cap, less what was lowered or is unaccounted for."""
+
+
+@dataclass(frozen=True)
+class HostToCount:
+    """A host whose connections are to be counted; `asked` (ms on Redis's clock) goes back with the answer."""
+
+    pool: str
+    host: str
+    asked: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Disks that have something to read and no stream; `oldest`: the longest wait among them, in seconds."""
+
+    disks: int
+    oldest: float
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if outcome == 'BUSY' then
   if disk and disk.state == 'streaming' then
     redis.call('HSET', disk.key, 'error', error)
   end
-elseif outcome == 'FAILED' then
+elseif outcome == 'FAILED' or outcome == 'LOST' or outcome == 'STORE_AWAY' then
   note_failure(id, string.match(place, '[^/]*$'), error, granted)
 elseif outcome == 'FATAL' then
   local disk = read_disk(id)

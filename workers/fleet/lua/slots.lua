@@ -8,7 +8,7 @@ for number = 0, 15 do
   if number < cap or slot.state ~= 'FREE' then
     local expires = slot.state ~= 'FREE' and redis.call('ZSCORE', KEY.slots .. slot.state, slot_id(slot)) or NOW
     answer[#answer + 1] = {
-      number, slot.state, slot.owner or '', slot.disk or '', slot.run or '', slot.fence, tonumber(expires) - NOW,
+      number, slot.state, slot.owner or '', slot.disk or '', slot.run or '', slot.fence, tonumber(expires) - NOW, 0, 0,
     }
   end
 end

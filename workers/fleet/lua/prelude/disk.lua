@@ -2,11 +2,11 @@
 -- One disk of one run: which batches are still to be reserved, and how the disk ends.
 local FIELDS = {
   'state', 'vm', 'pool', 'hosts', 'batches', 'next', 'done', 'weight', 'vft',
-  'streams', 'opening', 'attempts', 'not_before', 'failed_at', 'failures', 'started',
+  'streams', 'opening', 'attempts', 'most_attempts', 'not_before', 'failed_at', 'failures', 'started',
 }
 local NUMBERS = {
   batches = true, next = true, done = true, weight = true, vft = true, streams = true, opening = true,
-  attempts = true, not_before = true, failed_at = true, started = true,
+  attempts = true, most_attempts = true, not_before = true, failed_at = true, started = true,
 }
 
 local function read_disk(id)
@@ -122,7 +122,7 @@ local function note_failure(id, host, error, granted)
   disk.attempts = disk.attempts + 1
   local pause = math.min(TIMING.retry_first * 2 ^ (disk.attempts - 1), TIMING.retry_longest)
   redis.call('HSET', disk.key, 'attempts', disk.attempts, 'failed_at', NOW, 'not_before', NOW + pause)
-  if disk.attempts >= LIMIT.attempts then
+  if disk.attempts >= disk.most_attempts then
     end_disk(disk, 'failed', error)
   end
 end

@@ -1,0 +1,2 @@
+-- uses: epoch
+return {}
