@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-purpose", action="store_true", help="no network may carry NBD")
     made.add_argument("--certificates", choices=("self-signed", "ca"), default="self-signed")
     made.add_argument("--sr-type", default="nfs")
+    made.add_argument("--local-srs", action="store_true", help="each host has storage of its own too")
     made.add_argument("--single-network", action="store_true", help="no 127.0.2.n addresses")
     made.add_argument("--connection-limit", type=int, default=16, help="NBD connections to a host")
     made.add_argument("--login-failure-delay", type=float, default=timing.login_failure_delay)
@@ -89,6 +90,7 @@ def spec_of(arguments: argparse.Namespace) -> PoolSpec:
         second_network=not arguments.single_network,
         certificates=arguments.certificates,
         sr_type=arguments.sr_type,
+        local_srs=arguments.local_srs,
         connection_limit=arguments.connection_limit,
         timing=Timing(
             login_failure_delay=arguments.login_failure_delay,

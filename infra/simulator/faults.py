@@ -21,6 +21,8 @@ NBD_FAULTS = {
     "wrong_handle": "one reply has another handle",
     "slow": "every read takes `seconds` longer",
     "leak": "the VBD stays plugged when the connection ends (the slot is freed)",
+    "late_release": "when the connection ends, VBD and slot stay for `seconds` more",
+    "vanish": "an end without a goodbye goes unseen: VBD and slot stay until the service stops",
 }
 SM_FAULTS = {
     "cbt_snapshot": "the snapshot succeeds, but the live VDI's CBT is off afterwards",

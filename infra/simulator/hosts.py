@@ -31,7 +31,7 @@ class SimulatedHost:
     _xapi_context: ssl.SSLContext = field(init=False, repr=False)
     _nbd_context: ssl.SSLContext = field(init=False, repr=False)
     _xapi: list[Listener] = field(default_factory=list, repr=False)
-    _nbd: dict[str, Listener] = field(default_factory=dict, repr=False)
+    _nbd: dict[str, tuple[NbdService, Listener]] = field(default_factory=dict, repr=False)
 
     @property
     def address(self) -> str:
@@ -63,14 +63,17 @@ class SimulatedHost:
             self._listen_nbd(address, one)
 
     def stop_nbd(self) -> None:
-        for listener in self._nbd.values():
+        """Its connections end, and with them what they hold."""
+        for service, _ in self._nbd.values():
+            service.stop()
+        for _, listener in self._nbd.values():
             listener.stop()
         self._nbd = {}
 
     def close_address(self, address: str) -> None:
         """What the firewall does to an address without an NBD purpose: established connections die too."""
         if address in self._nbd:
-            self._nbd.pop(address).stop()
+            self._nbd.pop(address)[1].stop()
 
     def open_address(self, address: str) -> None:
         if self.up and address not in self._nbd:
@@ -93,4 +96,4 @@ class SimulatedHost:
 
     def _listen_nbd(self, address: str, one: socket.socket) -> None:
         service = NbdService(self.state, self.ref, self.uuid, self._nbd_context)
-        self._nbd[address] = Listener.listen(one, service.handle, f"{self.name} nbd")
+        self._nbd[address] = service, Listener.listen(one, service.handle, f"{self.name} nbd")

@@ -20,10 +20,15 @@ class ConnectionEntry:
     peak: int
     """Slots in use on the host, this one included, when it was accepted."""
     vdi: str | None = None
+    asked: float | None = None
+    """When EXPORT_NAME came; the disk is being plugged until `answered`."""
+    answered: float | None = None
     closed: float | None = None
     outcome: str = "open"
     """open, disconnected, closed-by-client, rejected-busy, rejected-no-purpose, or what went wrong."""
     bytes: int = 0
+    freed: float | None = None
+    """When its slot became free: the disk was unplugged before that."""
 
 
 @dataclass
@@ -57,6 +62,14 @@ class ActivityLog:
             self.peak_sockets[host] = max(self.peak_sockets.get(host, 0), self._sockets[host])
             return entry, True
 
+    def asked(self, entry: ConnectionEntry, vdi: str) -> None:
+        with self._lock:
+            entry.vdi, entry.asked = vdi, time.time()
+
+    def answered(self, entry: ConnectionEntry) -> None:
+        with self._lock:
+            entry.answered = time.time()
+
     def socket_closed(self, entry: ConnectionEntry, outcome: str) -> None:
         with self._lock:
             entry.closed, entry.outcome = time.time(), outcome
@@ -65,6 +78,7 @@ class ActivityLog:
     def slot_freed(self, entry: ConnectionEntry) -> None:
         with self._lock:
             self._slots[entry.host] -= 1
+            entry.freed = time.time()
 
     def slots_in_use(self, host: str) -> int:
         with self._lock:

@@ -6,11 +6,13 @@ accept -- a slot free? --no--> EOF, not one byte
    |-- options, EXPORT_NAME: session? VDI? VBD plugged into dom0? no: EOF without a reason
    |-- reads, in order, one at a time; any error reply ends the connection
 close -- the VBD is unplugged and destroyed, and only then is the slot free
+stop -- the service's own count ends with it, and what it had plugged is unplugged
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 import uuid
 from dataclasses import dataclass
@@ -36,6 +38,13 @@ class NbdService:
     host: str
     host_uuid: str
     context: ssl.SSLContext
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Connections that wait for whatever end now; who accepts for it has to be stopped too."""
+        with self.state.lock:
+            self.stopped = True
+            self.state.database.changed.notify_all()
 
     def handle(self, connection: Connection) -> None:
         """Serves one connection, from accept until its slot is free."""
@@ -54,11 +63,13 @@ class NbdService:
         except OSError:
             outcome = "client-vanished"
         finally:
+            if self.stopped:
+                outcome = "service-stopped"
             if outcome not in {"reset", "client-vanished"}:
                 connection.say_goodbye()
             connection.close()
             state.log.socket_closed(entry, outcome)
-            self._clean_up(entry, vbds)
+            self._clean_up(entry, vbds, seen=outcome not in {"closed-by-client", "client-vanished"})
             state.log.slot_freed(entry)
 
     def _converse(self, connection: Connection, entry: ConnectionEntry, vbds: list[str]) -> str:
@@ -66,7 +77,10 @@ class NbdService:
         self._fault(connection, entry, "accept")
         with state.lock:
             # Its XAPI cannot answer without the master: it retries, and gives up.
-            if not state.wait_for(lambda: state.is_live(state.master), state.spec.timing.xapi_retry):
+            answers = state.wait_for(
+                lambda: self.stopped or state.is_live(state.master), state.spec.timing.xapi_retry
+            )
+            if not answers or self.stopped:
                 return "rejected-no-xapi"
             purposes = {
                 purpose
@@ -115,6 +129,7 @@ class NbdService:
             if option == wire.OPT_EXPORT_NAME:
                 content = self._open(connection, entry, data, vbds)
                 connection.socket.sendall(wire.export_reply(content.size))
+                self.state.log.answered(entry)
                 return content
             if option == wire.OPT_ABORT:
                 connection.socket.sendall(wire.option_reply(option, wire.REP_ACK))
@@ -128,7 +143,7 @@ class NbdService:
         if parsed is None:
             raise Ended("bad-export-name")
         vdi_uuid, session = parsed
-        entry.vdi = vdi_uuid
+        state.log.asked(entry, vdi_uuid)
         self._fault(connection, entry, "export")
         with state.lock:
             try:
@@ -148,11 +163,19 @@ class NbdService:
             wait_for_client_to_go(connection)
         raise Ended(f"fault-{fault.name}")
 
-    def _clean_up(self, entry: ConnectionEntry, vbds: list[str]) -> None:
-        """The slot's last part: unplugging takes its time, and the slot is not free before."""
+    def _clean_up(self, entry: ConnectionEntry, vbds: list[str], *, seen: bool) -> None:
+        """The slot's last part: unplugging takes its time, and the slot is not free before.
+
+        `seen`: the end did not come from the client alone, without a word, so that it could get lost.
+        """
         state = self.state
-        delay = state.spec.timing.slot_release_delay
         with state.lock, contextlib.suppress(Stopping):
+            if not seen and state.faults.nbd({"vanish"}, self.host_uuid, entry.vdi):
+                state.wait_for(lambda: self.stopped, math.inf)
+            late = state.faults.nbd({"late_release"}, self.host_uuid, entry.vdi)
+            if late:
+                state.wait_for(lambda: self.stopped, late.seconds)
+            delay = 0.0 if self.stopped else state.spec.timing.slot_release_delay
             leaks = bool(vbds) and state.faults.nbd({"leak"}, self.host_uuid, entry.vdi) is not None
             if leaks or not vbds:
                 state.pause(delay)

@@ -311,7 +311,7 @@ def test_an_odd_size_to_the_last_sector(
 
 
 def test_only_ipv4_is_served(pool: SimulatedPool) -> None:
-    families = {listener._socket.family for host in pool.hosts for listener in host._nbd.values()}
+    families = {listener._socket.family for host in pool.hosts for _, listener in host._nbd.values()}
     assert families == {socket.AF_INET}
 
 
