@@ -1,0 +1,1 @@
+"""What the fleet costs, and how it shares: `make bench-fleet`. How to read it: tests/benchmarks/README.md."""

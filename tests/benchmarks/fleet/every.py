@@ -1,0 +1,17 @@
+"""Every benchmark by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tests.benchmarks.fleet.calls import bench_admit, bench_commit, bench_stream
+from tests.benchmarks.fleet.memory import bench_memory
+from tests.benchmarks.fleet.table import Row
+
+BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
+    "commit": bench_commit,
+    "stream": bench_stream,
+    "admit": bench_admit,
+    "memory": bench_memory,
+}
+"""Each takes `quick` and yields rows of the table."""
