@@ -56,9 +56,11 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
         planner = _VmPlanner(context, session, request, run, vm_uuid, facts)
         works = planner.plan()
     context.ledger.set_vm_facts(run, vm_uuid, facts)
-    cap = context.settings.pool(request.pool).connections_per_host
+    pool = context.settings.pool(request.pool)
     for host in {host for work in works for host in work.hosts}:
-        context.ledger.set_host(request.pool, host, cap)
+        context.ledger.set_host(
+            request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed"
+        )
     context.ledger.start_vm(run, vm_uuid, works)
 
 

@@ -1,4 +1,5 @@
-"""`cbtfleet scheduler`: the control steps' Celery worker, and the pump that hands out what is due.
+"""`cbtfleet scheduler`: the control steps' Celery worker; beside it the pump, which hands out what is due, and
+the census.
 
 Any number of schedulers may run: every decision is made by a script in the ledger, so two pumps only share
 the work.
@@ -14,6 +15,7 @@ import threading
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
+from scheduler.census import Census
 from scheduler.context import ControlContext
 from scheduler.policy import parse_policies
 from scheduler.steps import register_step_task
@@ -92,9 +94,11 @@ def run_scheduler(settings: Settings) -> None:
     app = celery_app(settings.redis_url())
     register_step_task(app, context)
     pump = Pump(ledger, app)
+    census = Census(ledger, settings, context.repository.repository_id)
 
     def ready(**_: object) -> None:
         pump.start()
+        census.start()
         log.info("scheduler is ready")
 
     def keep_our_logging(**_: object) -> None:
@@ -117,4 +121,5 @@ def run_scheduler(settings: Settings) -> None:
         )
     finally:
         pump.stop()
+        census.stop()
         store.close()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from infra.simulator import PoolSpec, SimulatedPool
+from scheduler.census import HostCounter
 from scheduler.context import ControlContext
 from scheduler.requests import request_for_vms
 from scheduler.steps import do_step
@@ -33,6 +34,7 @@ from workers.repository import (
 )
 from workers.settings import Settings
 from workers.stream import StreamContext, run_stream
+from workers.xapi import Session
 
 
 class Site:
@@ -81,6 +83,7 @@ class Site:
                 return result
             self.ledger.node_alive("node", 4)
             self.ledger.sweep()
+            self.count_hosts()
             for step in self.ledger.due_steps():
                 if until(step.name):
                     return None
@@ -89,6 +92,16 @@ class Site:
                 run_stream(self.stream_context, grant)
             self.ledger.wait_for_work(0.2)
         raise AssertionError(f"the run does not end: {self.ledger.progress(run)}")
+
+    def count_hosts(self) -> None:
+        """Every census that is due."""
+        due = self.ledger.census_due()
+        if due:
+            with Session.login("lab", self.settings.pool("lab")) as session:
+                counter = HostCounter(session, self.repository.repository_id)
+                for host in due:
+                    count = counter.count(host.host)
+                    self.ledger.counted(host.pool, host.host, host.asked, count.plugged, count.others)
 
     def night(self) -> dict[str, Any]:
         result = self.work(self.submit())

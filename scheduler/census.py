@@ -1,0 +1,338 @@
+"""The census: how many of our connections a host still has, by the host's own count.
+
+Each NBD connection that a host serves is a VBD in its control domain, from EXPORT_NAME until the host has
+unplugged and destroyed it: only then is the connection's place free. So a record that exists counts, plugged
+in or not. The ledger says which hosts to count, and what follows from it (docs/fleet.md).
+
+    census_due --host--> a thread for its pool --XenAPI--> counted        slots whose disk is gone become free
+                                       |
+                                       +-- may not, or cannot, be asked --> uncountable
+                                       +-- does not answer ---------------> nothing is said, asked again
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scheduler.snapshots import MARK_REPOSITORY
+from workers.errors import CbtfleetError
+from workers.fleet import HostToCount, Ledger
+from workers.settings import PoolSettings, Settings
+from workers.xapi import Session, SessionLost, XapiError, XapiFailure
+
+log = logging.getLogger(__name__)
+
+CALL_TIMEOUT = 20.0
+"""Seconds for one call of a census, at most: little is asked, and what is not answered is asked again."""
+
+PAUSE_LONGEST = 30.0
+"""Seconds between two tries at a pool that does not answer. The first pause is one second: a wrong password
+must not become a login every second."""
+
+_FAREWELL = 15.0
+"""Seconds that we wait for a pool's thread to log out."""
+
+_NULL = "OpaqueRef:NULL"
+_CANNOT = ("MESSAGE_METHOD_UNKNOWN", "RBAC_PERMISSION_DENIED")
+_GONE = ("HANDLE_INVALID", "UUID_INVALID")
+
+
+class NotCountable(CbtfleetError):
+    """This pool cannot say what is plugged in to a host's control domain."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What is plugged in to one host's control domain."""
+
+    plugged: tuple[str, ...]
+    """The uuid of our snapshot behind each VBD; a snapshot with two connections is there twice."""
+    others: int
+    """VBDs of snapshots that are not ours: another backup's connections, as far as one can tell."""
+
+
+@dataclass
+class HostCounter:
+    """Counts the hosts of one pool through one session, and remembers what cannot change meanwhile."""
+
+    session: Session
+    repository_id: str
+    _domains: dict[str, str] = field(default_factory=dict)
+    _disks: dict[str, tuple[str, bool, bool]] = field(default_factory=dict)
+
+    def count(self, host: str) -> Count:
+        """`host` is a uuid, or what `workers.endpoints` calls hosts that share an address: these the pool
+        does not know, and nobody can say whose control domain to look at.
+
+        Raises NotCountable, or XapiError when the pool does not answer.
+        """
+        try:
+            return self._count(host)
+        except XapiFailure as failure:
+            if failure.code == "UUID_INVALID":
+                raise NotCountable(f"pool {self.session.pool} knows no host {host}") from failure
+            if failure.code in _CANNOT:
+                raise NotCountable(str(failure)) from failure
+            raise
+
+    def _count(self, host: str) -> Count:
+        if host not in self._domains:
+            self._domains[host] = self._control_domain(host)
+        plugged = []
+        others = 0
+        for vbd in self._vbds(self._domains[host]):
+            if vbd.get("empty") or vbd["VDI"] == _NULL:
+                continue
+            uuid, is_snapshot, is_ours = self._disk(vbd["VDI"])
+            if is_ours:
+                plugged.append(uuid)
+            elif is_snapshot:
+                others += 1
+        return Count(tuple(sorted(plugged)), others)
+
+    def _control_domain(self, host: str) -> str:
+        """The ref of the host's domain 0. Every pool of ours answers one of the two ways."""
+        host_ref = self.session.call("host.get_by_uuid", host)
+        for ref, record in self._control_domains().items():
+            if record.get("is_control_domain") and record.get("resident_on") == host_ref:
+                return ref
+        named = self.session.call("host.get_record", host_ref).get("control_domain", _NULL)
+        if named == _NULL:
+            raise NotCountable(f"pool {self.session.pool} shows no control domain of host {host}")
+        return str(named)
+
+    def _control_domains(self) -> Mapping[str, Mapping[str, Any]]:
+        found: Mapping[str, Mapping[str, Any]]
+        try:
+            found = self.session.call("VM.get_all_records_where", 'field "is_control_domain"="true"')
+        except XapiFailure as failure:
+            if failure.code != "MESSAGE_METHOD_UNKNOWN":
+                raise
+            found = self.session.call("VM.get_all_records")
+        return found
+
+    def _vbds(self, domain: str) -> list[Mapping[str, Any]]:
+        """Only this domain's: a pool may have thousands of VBDs."""
+        try:
+            found = self.session.call("VBD.get_all_records_where", f'field "VM"="{domain}"')
+        except XapiFailure as failure:
+            if failure.code != "MESSAGE_METHOD_UNKNOWN":
+                raise
+            refs = self.session.call("VM.get_record", domain)["VBDs"]
+            found = {ref: record for ref in refs if (record := self._record("VBD", ref)) is not None}
+        return [record for record in found.values() if record["VM"] == domain]
+
+    def _disk(self, ref: str) -> tuple[str, bool, bool]:
+        """uuid, whether it is a snapshot, whether it is ours: marked before anybody can connect to it."""
+        if ref not in self._disks:
+            record = self._record("VDI", ref)
+            if record is None:
+                return "", False, False
+            ours = record["other_config"].get(MARK_REPOSITORY) == self.repository_id
+            self._disks[ref] = (record["uuid"], bool(record["is_a_snapshot"]), ours)
+        return self._disks[ref]
+
+    def _record(self, kind: str, ref: str) -> Mapping[str, Any] | None:
+        try:
+            record: Mapping[str, Any] = self.session.call(f"{kind}.get_record", ref)
+        except XapiFailure as failure:
+            if failure.code not in _GONE:
+                raise
+            return None
+        return record
+
+
+class PoolCensus:
+    """One pool's thread: it alone has the session, so a pool that hangs keeps no other pool waiting."""
+
+    def __init__(self, ledger: Ledger, pool: str, settings: PoolSettings, repository_id: str) -> None:
+        self._ledger = ledger
+        self._pool = pool
+        self._settings = settings.model_copy(update={"timeout": min(settings.timeout, CALL_TIMEOUT)})
+        self._repository_id = repository_id
+        self._counter: HostCounter | None = None
+        self._asked: dict[str, HostToCount] = {}
+        self._keep_session = True
+        self._ended = False
+        self._changed = threading.Condition()
+        self._outage = False
+        self._said_uncountable = False
+        self._thread = threading.Thread(target=self._work, name=f"census {pool}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self, host: HostToCount) -> None:
+        """An older question about the same host that was not begun yet is answered by the newer one."""
+        with self._changed:
+            self._asked[host.host] = host
+            self._changed.notify()
+
+    def keep_session(self, keep: bool) -> None:
+        """Whether to stay logged in between two counts: a run goes on."""
+        with self._changed:
+            if keep != self._keep_session:
+                self._keep_session = keep
+                self._changed.notify()
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def join(self) -> None:
+        self._thread.join(_FAREWELL)
+
+    def _work(self) -> None:
+        pause = 1.0
+        while True:
+            host = self._next()
+            if host is None:
+                self._log_out()
+                return
+            try:
+                self._answer(host)
+            except CbtfleetError as error:
+                self._log_out()
+                if not self._outage:
+                    log.warning("%s; its hosts are not counted until it answers again", error)
+                self._outage = True
+                self._pause(pause)
+                pause = min(pause * 2, PAUSE_LONGEST)
+            except Exception:
+                log.exception("the census of pool %s met something unexpected; going on", self._pool)
+                self._log_out()
+                self._pause(pause)
+            else:
+                if self._outage:
+                    log.info("pool %s: its hosts are counted again", self._pool)
+                self._outage = False
+                pause = 1.0
+
+    def _next(self) -> HostToCount | None:
+        """The next question; None when this ends. Logs out when nothing is asked and no run goes on."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended or self._asked or self._is_idle())
+                if self._ended:
+                    return None
+                if self._asked:
+                    return self._asked.pop(next(iter(self._asked)))
+            self._log_out()
+
+    def _is_idle(self) -> bool:
+        return self._counter is not None and not self._keep_session
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended, seconds)
+
+    def _answer(self, host: HostToCount) -> None:
+        try:
+            count = self._counted(host.host)
+        except NotCountable as error:
+            if not self._said_uncountable:
+                log.warning(
+                    "pool %s: connections cannot be counted (%s); slots there are used again after a time",
+                    self._pool,
+                    error,
+                )
+            self._said_uncountable = True
+            self._ledger.uncountable(host.pool, host.host, host.asked)
+            return
+        self._ledger.counted(host.pool, host.host, host.asked, count.plugged, count.others)
+
+    def _counted(self, host: str) -> Count:
+        """Once more with a new session when the kept one has ended, or knew a domain that is gone."""
+        kept = self._counter is not None
+        try:
+            return self._counter_now().count(host)
+        except XapiError as error:
+            stale = isinstance(error, SessionLost) or (
+                isinstance(error, XapiFailure) and error.code in (*_GONE, "HOST_IS_SLAVE")
+            )
+            if not (kept and stale):
+                raise
+        self._log_out()
+        return self._counter_now().count(host)
+
+    def _counter_now(self) -> HostCounter:
+        if self._counter is None:
+            self._counter = HostCounter(Session.login(self._pool, self._settings), self._repository_id)
+        return self._counter
+
+    def _log_out(self) -> None:
+        counter, self._counter = self._counter, None
+        if counter is not None:
+            counter.session.logout()
+
+
+class Census:
+    """Hands what the ledger wants counted to the pools' threads.
+
+    Nothing ends it but `stop`. A session is kept while a run of anybody goes on, and not longer: on a pool
+    where nothing is backed up nobody of ours is logged in.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings, repository_id: str) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._repository_id = repository_id
+        self._pools: dict[str, PoolCensus] = {}
+        self._unknown: set[str] = set()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._ask, name="census", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for pool in self._pools.values():
+            pool.end()
+        for pool in self._pools.values():
+            pool.join()
+
+    def _ask(self) -> None:
+        quiet = True
+        while not self._end.wait(self._ledger.timing.census_every / 4):
+            try:
+                self.turn()
+                quiet = True
+            except CbtfleetError as error:
+                if quiet:
+                    log.warning("no census: %s; trying again", error)
+                quiet = False
+            except Exception:
+                log.exception("the census met something unexpected; going on")
+                self._end.wait(1.0)
+
+    def turn(self) -> None:
+        for host in self._ledger.census_due():
+            pool = self._pool(host.pool)
+            if pool is not None:
+                pool.ask(host)
+        if self._pools:
+            going_on = any(self._ledger.run_state(run) != "ended" for run in self._ledger.runs())
+            for pool in self._pools.values():
+                pool.keep_session(going_on)
+
+    def _pool(self, name: str) -> PoolCensus | None:
+        """None for a pool that the configuration does not have: another scheduler may have it."""
+        if name not in self._pools:
+            if name not in self._settings.pools:
+                if name not in self._unknown:
+                    log.warning("the ledger has hosts of pool %s, which the configuration has not", name)
+                    self._unknown.add(name)
+                return None
+            self._pools[name] = PoolCensus(
+                self._ledger, name, self._settings.pools[name], self._repository_id
+            )
+            self._pools[name].start()
+        return self._pools[name]
