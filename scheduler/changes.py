@@ -15,7 +15,7 @@ from scheduler.snapshots import DiskSnapshot
 from workers.errors import CbtfleetError
 from workers.extents import Plan
 from workers.repository import DiskPoint
-from workers.xapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure
 
 _CANNOT_TELL = {
     "SR_BACKEND_FAILURE_459": "the changed-block logs are inconsistent",

@@ -25,7 +25,7 @@ from scheduler.snapshots import (
 )
 from workers.fleet import UnknownToLedger
 from workers.repository import DiskPoint
-from workers.xapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure
 
 
 def clean_up_vm(

@@ -22,7 +22,7 @@ from scheduler.requests import RunRequest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress
 from workers.repository import DiskPoint, Point, point_id
-from workers.xapi import Session
+from workers.xenapi import Session
 
 log = logging.getLogger(__name__)
 

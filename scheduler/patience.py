@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from workers.repository import StoreUnavailable
-from workers.xapi import AnswerLost, PoolUnreachable, SessionLost
+from workers.xenapi import AnswerLost, PoolUnreachable, SessionLost
 
 log = logging.getLogger(__name__)
 

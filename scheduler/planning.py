@@ -15,12 +15,11 @@ from scheduler.context import ControlContext
 from scheduler.requests import RunRequest
 from scheduler.selection import select_vms
 from scheduler.snapshots import DiskSnapshot, live_disks, take_vm_snapshot
-from workers.endpoints import NotExportable, nbd_endpoints
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskWork
 from workers.repository import AlreadyWritten, DamagedObject
-from workers.xapi import Session, XapiFailure
+from workers.xenapi import NotExportable, Session, XapiFailure, nbd_endpoints
 
 log = logging.getLogger(__name__)
 

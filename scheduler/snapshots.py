@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from workers.xapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure
 
 log = logging.getLogger(__name__)
 

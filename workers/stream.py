@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from workers.endpoints import Endpoint, NotExportable, nbd_endpoints
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.extents import Plan
 from workers.fleet import DiskWork, Ledger, Next, Outcome, Verdict
@@ -24,7 +23,7 @@ from workers.nbd import Abort, Busy, Connection, Deadlines, NbdError, Tls, Unrea
 from workers.repository import AccessDenied, ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.transfer import Transfer
-from workers.xapi import LoginRefused, PoolUntrusted, Session
+from workers.xenapi import Endpoint, LoginRefused, NotExportable, PoolUntrusted, Session, nbd_endpoints
 
 log = logging.getLogger(__name__)
 

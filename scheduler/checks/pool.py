@@ -9,10 +9,9 @@ from typing import Any
 
 from scheduler.checks.check import Check, failed, ok, warning
 from scheduler.checks.clock import clock_check
-from workers.endpoints import PoolNbd, explain_pool_nbd
 from workers.errors import CbtfleetError
 from workers.settings import PoolSettings
-from workers.xapi import LoginRefused, PoolUnreachable, PoolUntrusted, Session
+from workers.xenapi import LoginRefused, PoolNbd, PoolUnreachable, PoolUntrusted, Session, explain_pool_nbd
 
 _CBT = "VDI_CONFIG_CBT"
 """The feature of a storage manager's driver that means changed-block tracking."""

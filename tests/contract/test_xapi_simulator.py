@@ -11,9 +11,18 @@ import pytest
 
 from infra.simulator import PoolSpec, SimulatedPool
 from infra.simulator.spec import DiskSpec, Timing, UserSpec, VmSpec
-from workers.endpoints import NotExportable, explain_pool_nbd, nbd_endpoints
 from workers.settings import PoolSettings
-from workers.xapi import AnswerLost, CallTimedOut, LoginRefused, Session, SessionLost, XapiFailure
+from workers.xenapi import (
+    AnswerLost,
+    CallTimedOut,
+    LoginRefused,
+    NotExportable,
+    Session,
+    SessionLost,
+    XapiFailure,
+    explain_pool_nbd,
+    nbd_endpoints,
+)
 
 SPEC = PoolSpec(
     hosts=2,

@@ -12,7 +12,7 @@ from scheduler.changes import BadBitmap, changes_since
 from scheduler.snapshots import DiskSnapshot, iso_time
 from workers.extents import BitmapError
 from workers.repository import DiskPoint
-from workers.xapi import XapiFailure
+from workers.xenapi import XapiFailure
 
 MiB = 1 << 20
 DISK = DiskSnapshot(

@@ -16,7 +16,7 @@ from scheduler.snapshots import snapshot_name
 from tests.unit.scheduler.conftest import Site
 from workers.extents import Plan
 from workers.repository import AccessDenied, Repository, StoreUnavailable
-from workers.xapi import Session
+from workers.xenapi import Session
 
 MiB = 1 << 20
 SPEC = PoolSpec(

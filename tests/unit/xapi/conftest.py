@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from workers.settings import PoolSettings
-from workers.xapi_connection import warn_once
+from workers.xenapi.connection import warn_once
 
 PASSWORD = "s3cret-password"
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from workers.endpoints import NotExportable, explain_pool_nbd, nbd_endpoints
-from workers.xapi import BadAnswer, Session, XapiFailure
+from workers.xenapi import BadAnswer, NotExportable, Session, XapiFailure, explain_pool_nbd, nbd_endpoints
 
 VDI = "OpaqueRef:vdi"
 EXPORT = "/8a3b?session_id=OpaqueRef:live-credential"

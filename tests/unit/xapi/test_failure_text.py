@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.xapi_errors import XapiFailure, failure_text, needed_role, redact
+from workers.xenapi.errors import XapiFailure, failure_text, needed_role, redact
 
 REF = "OpaqueRef:1b2c3d4e-0000-1111-2222-333344445555"
 

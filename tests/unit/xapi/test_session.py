@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from workers.errors import ConfigurationError
 from workers.settings import PoolSettings
-from workers.xapi import (
+from workers.xenapi import (
     AnswerLost,
     BadAnswer,
     CallTimedOut,
@@ -23,7 +23,7 @@ from workers.xapi import (
     XapiError,
     XapiFailure,
 )
-from workers.xapi_connection import Server
+from workers.xenapi.connection import Server
 
 
 def _said(error: BaseException | None) -> str:
@@ -56,7 +56,7 @@ def test_logs_out_when_the_body_fails_and_keeps_that_error(xapi: Any) -> None:
 
 @pytest.mark.parametrize("how", ["drop", "truncate"])
 def test_a_failing_logout_is_only_a_debug_line(xapi: Any, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    caplog.set_level(logging.DEBUG, "workers.xapi")
+    caplog.set_level(logging.DEBUG, "workers.xenapi.session")
     xapi.say("session.logout", getattr(xapi, how)())
     session = Session.login("lab", xapi.settings())
     session.logout()
@@ -315,7 +315,7 @@ def test_a_read_whose_kept_connection_breaks_is_made_again_and_none_is_kept_then
 
 
 def test_an_old_connection_is_not_trusted(xapi: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.xapi._REUSE_SECONDS", -1.0)
+    monkeypatch.setattr("workers.xenapi.session._REUSE_SECONDS", -1.0)
     with Session.login("lab", xapi.settings()) as session:
         session.call("VM.get_all")
     assert len(xapi.connections) == 3
@@ -330,7 +330,7 @@ def test_a_call_interrupted_while_it_waits_still_logs_out(xapi: Any, monkeypatch
 
     def interrupted() -> None:
         with Session.login("lab", xapi.settings()) as session, monkeypatch.context() as patch:
-            patch.setattr("workers.xapi_connection.Connection.getresponse", interrupt, raising=False)
+            patch.setattr("workers.xenapi.connection.Connection.getresponse", interrupt, raising=False)
             session.call("VM.get_all")
 
     released = threading.Event()

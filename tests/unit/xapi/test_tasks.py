@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.xapi import AnswerLost, BadAnswer, CallTimedOut, Session, SessionLost, XapiFailure
+from workers.xenapi import AnswerLost, BadAnswer, CallTimedOut, Session, SessionLost, XapiFailure
 
 TASK = "OpaqueRef:task"
 
@@ -59,7 +59,7 @@ def test_a_fast_task_is_not_kept_waiting(xapi: Any, session: Session) -> None:
 
 def test_polls_become_rarer(xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("workers.xapi.time.sleep", pauses.append)
+    monkeypatch.setattr("workers.xenapi.session.time.sleep", pauses.append)
     xapi.say("task.get_record", *[_record("pending")] * 14, _record("success"))
     session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
     assert pauses[0] == pytest.approx(0.05)
@@ -104,13 +104,13 @@ def test_a_call_without_task_mode_is_made_without_a_task(xapi: Any, session: Ses
 def test_a_busy_object_is_asked_again_for_a_while(
     xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    monkeypatch.setattr("workers.xapi._POLL_LONGEST", 0.01)
+    monkeypatch.setattr("workers.xenapi.session._POLL_LONGEST", 0.01)
     xapi.say("Async.VM.snapshot", xapi.fail(code, "SR", "OpaqueRef:sr"), TASK, TASK)
     xapi.say("task.get_record", _record("failure", "", code), _record("success", "<value>new</value>"))
     assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "new"
     assert xapi.methods().count("Async.VM.snapshot") == 3
     assert xapi.methods().count("task.destroy") == 2
-    monkeypatch.setattr("workers.xapi._QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr("workers.xenapi.session._QUEUE_SECONDS", 0.05)
     xapi.handlers["Async.VM.snapshot"] = lambda *_: xapi.fail(code, "SR", "OpaqueRef:sr")
     with pytest.raises(XapiFailure, match=code):
         session.call_async("VM.snapshot", "OpaqueRef:vm", "new")

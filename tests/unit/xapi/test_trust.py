@@ -13,7 +13,7 @@ import pytest
 
 from tests.certificates import Identity, make_identity
 from workers.errors import ConfigurationError
-from workers.xapi import PoolUnreachable, PoolUntrusted, Session
+from workers.xenapi import PoolUnreachable, PoolUntrusted, Session
 
 
 def _log_in(settings: Any) -> None:
@@ -158,7 +158,7 @@ def test_a_server_that_hangs_up_in_the_handshake(xapi: Any) -> None:
 
 
 def test_old_tls_is_not_spoken(xapi: Any) -> None:
-    from workers.xapi_connection import tls_context
+    from workers.xenapi.connection import tls_context
 
     for settings in (xapi.settings(), xapi.settings(verify_tls=False, ca_file=None)):
         assert tls_context("lab", settings).minimum_version >= ssl.TLSVersion.TLSv1_2

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from workers.errors import ConfigurationError
 from workers.settings import PoolSettings
-from workers.xapi_errors import PoolUnreachable, PoolUntrusted
+from workers.xenapi.errors import PoolUnreachable, PoolUntrusted
 
 log = logging.getLogger(__name__)
 

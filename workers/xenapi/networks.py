@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workers.xapi import BadAnswer, Session
+from workers.xenapi.session import BadAnswer, Session
 
 SECURE, INSECURE = "nbd", "insecure_nbd"
 

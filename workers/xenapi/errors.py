@@ -1,6 +1,6 @@
 """What can go wrong with a pool's XenAPI, and the one line that says so.
 
-The class tells the caller what it may do next; `workers.xapi` translates every foreign exception into one of
+The class tells the caller what it may do next; `workers.xenapi.session` translates every foreign exception into one of
 these. Nothing here does I/O. Source of the codes: XAPI's datamodel and the storage manager's list of errors.
 """
 
