@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.benchmarks.fleet.calls import bench_admit, bench_commit, bench_stream
+from tests.benchmarks.fleet.machinery import bench_batches, bench_idle
 from tests.benchmarks.fleet.memory import bench_memory
 from tests.benchmarks.fleet.table import Row
 
@@ -13,5 +14,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "stream": bench_stream,
     "admit": bench_admit,
     "memory": bench_memory,
+    "batches": bench_batches,
+    "idle": bench_idle,
 }
 """Each takes `quick` and yields rows of the table."""

@@ -1,0 +1,114 @@
+"""A real worker node whose transfers are empty: `python -m tests.benchmarks.fleet.empty_node FOLDER ...`.
+
+Everything of a stream is the worker's own - the Celery task, the claim, the lease's threads, the plan, the
+commits, the release - but where it would talk to a pool or a host, or read, seal and store blocks, stand-ins do
+nothing. Each process writes to FOLDER when it claimed and when it released a slot, on the monotonic clock,
+which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from workers import node, stream
+from workers.fleet import Ledger, Verdict
+
+VIRTUAL_SIZE = 100 << 30
+HOSTS = [f"host-{number:03}" for number in range(64)]
+
+
+class _NoConnection:
+    size = VIRTUAL_SIZE
+
+    def close(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        pass
+
+
+class _EmptyTransfer:
+    """Commits batch after batch without reading one."""
+
+    def __init__(self, _connection: Any, _plan: Any, batches: Any, *_rest: Any, **_options: Any) -> None:
+        self._batches = batches
+
+    def run(self) -> Verdict:
+        following = self._batches.take()
+        while following.verdict is Verdict.CONTINUE:
+            following = self._batches.commit(following.batch, 0, 0)
+        verdict: Verdict = following.verdict
+        return verdict
+
+
+class _NoPool:
+    @classmethod
+    @contextmanager
+    def login(cls, *_: Any, **__: Any) -> Any:
+        yield SimpleNamespace(call=lambda *_: "OpaqueRef:none")
+
+
+_ENDPOINTS = [
+    SimpleNamespace(
+        host=host, tls=True, certificate_pem="", subject="", address="", port=0, export_name="", network=""
+    )
+    for host in HOSTS
+]
+
+STAND_INS = {
+    "Session": _NoPool,
+    "nbd_endpoints": lambda *_, **__: _ENDPOINTS,
+    "connect": lambda *_, **__: _NoConnection(),
+    "Transfer": _EmptyTransfer,
+}
+"""What `workers/stream.py` imports by these names, and what it gets here."""
+
+
+def empty_the_transfer() -> None:
+    for name, stand_in in STAND_INS.items():
+        if not hasattr(stream, name):
+            raise SystemExit(f"workers/stream.py has no {name} any more: this benchmark must follow it")
+        setattr(stream, name, stand_in)
+
+
+def note_claims_and_releases(folder: Path) -> None:
+    """Each process's ledger from now on writes lines of `claimed|released <monotonic> <run>/<disk>`."""
+    open_ledger = Ledger.open
+
+    def open_noting(settings: Any) -> Ledger:
+        ledger = open_ledger(settings)
+        claim, release = ledger.claim, ledger.release
+
+        def note(what: str, grant: Any) -> None:
+            line = f"{what} {time.monotonic():.6f} {grant.run}/{grant.disk}\n"
+            with (folder / f"{os.getpid()}.times").open("a") as file:
+                file.write(line)
+
+        def noted_claim(grant: Any, owner: str) -> Any:
+            work = claim(grant, owner)
+            if work is not None:
+                note("claimed", grant)
+            return work
+
+        def noted_release(grant: Any, *rest: Any, **options: Any) -> Any:
+            answer = release(grant, *rest, **options)
+            note("released", grant)
+            return answer
+
+        ledger.claim = noted_claim  # type: ignore[method-assign]
+        ledger.release = noted_release  # type: ignore[method-assign]
+        return ledger
+
+    Ledger.open = open_noting  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    empty_the_transfer()
+    note_claims_and_releases(Path(sys.argv[1]))
+    sys.exit(node.main(sys.argv[2:]))
