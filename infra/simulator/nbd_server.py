@@ -128,8 +128,8 @@ class NbdService:
             option, data = _option(connection)
             if option == wire.OPT_EXPORT_NAME:
                 content = self._open(connection, entry, data, vbds)
-                connection.socket.sendall(wire.export_reply(content.size))
                 self.state.log.answered(entry)
+                connection.socket.sendall(wire.export_reply(content.size))
                 return content
             if option == wire.OPT_ABORT:
                 connection.socket.sendall(wire.option_reply(option, wire.REP_ACK))
