@@ -73,6 +73,8 @@ class Point:
     run: str
     pool: str
     disks: tuple[DiskPoint, ...]
+    policy: str | None = None
+    """Whose `keep` decides about it; None: made by hand, so it stays until it is forgotten by hand."""
 
     @property
     def key(self) -> str:

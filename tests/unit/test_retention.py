@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from scheduler.policy import Keep
+from scheduler.retention import decide
+from workers.repository import DiskPoint, Point, point_id
+
+VM = "0c1d7b52-5c0a-4f0e-9a53-1f6c2f3b7a10"
+ZONE = ZoneInfo("UTC")
+
+
+def point(time: str, *disks: str, policy: str | None = "nightly") -> Point:
+    rows = tuple(
+        DiskPoint(disk, disk, "0", 1 << 20, f"snapshot-{disk}", "sr", "full", None, 0, 0, 0, ())
+        for disk in disks or ("root",)
+    )
+    return Point(point_id(time, VM), "web", VM, f"{time}Z", time, "lab", rows, policy)
+
+
+def kept(points: Iterable[Point], zone: ZoneInfo = ZONE, **keep: int) -> list[str]:
+    decisions = decide(points, "nightly", Keep(**keep), zone)
+    return [decision.point.time.removesuffix("Z") for decision in decisions if decision.kept_by]
+
+
+def nightly(first: str, nights: int) -> list[Point]:
+    start = datetime.fromisoformat(first)
+    return [point((start + timedelta(days=night)).isoformat()) for night in range(nights)]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ({"last": 2}, ["2026-02-27", "2026-02-28"]),
+        ({"daily": 3}, ["2026-02-26", "2026-02-27", "2026-02-28"]),
+        ({"weekly": 3}, ["2026-02-15", "2026-02-22", "2026-02-28"]),  # Sundays end an ISO week
+        ({"monthly": 2}, ["2026-01-31", "2026-02-28"]),
+        ({"yearly": 2}, ["2025-12-31", "2026-02-28"]),
+        ({"yearly": 9}, ["2025-12-31", "2026-02-28"]),
+        ({"last": 1, "monthly": 3}, ["2025-12-31", "2026-01-31", "2026-02-28"]),
+    ],
+)
+def test_a_rule_keeps_the_newest_of_each_period(keep: dict[str, int], expected: list[str]) -> None:
+    points = nightly("2025-12-01T01:00:00", 90)
+    assert [time[:10] for time in kept(points, **keep)] == expected
+
+
+def test_a_period_without_a_point_is_not_counted() -> None:
+    points = [point("2026-01-01T01:00:00"), point("2026-03-05T01:00:00"), point("2026-03-09T01:00:00")]
+    assert kept(points, daily=3) == ["2026-01-01T01:00:00", "2026-03-05T01:00:00", "2026-03-09T01:00:00"]
+
+
+def test_days_are_those_of_the_time_zone() -> None:
+    points = [point("2026-06-01T22:30:00"), point("2026-06-01T23:30:00"), point("2026-06-02T01:00:00")]
+    assert kept(points, daily=2) == ["2026-06-01T23:30:00", "2026-06-02T01:00:00"]
+    assert kept(points, ZoneInfo("Europe/London"), daily=2) == ["2026-06-01T22:30:00", "2026-06-02T01:00:00"]
+
+
+def test_the_newest_point_of_a_disk_stays_whatever_the_rules_say() -> None:
+    """The disk `old` was detached, or fails since: its last point is the only copy there is."""
+    points = [
+        point("2026-01-01T01:00:00", "root", "old"),
+        point("2026-01-02T01:00:00", "root", "old"),
+        point("2026-01-03T01:00:00", "root"),
+        point("2026-01-04T01:00:00", "root"),
+    ]
+    assert kept(points, last=1) == ["2026-01-02T01:00:00", "2026-01-04T01:00:00"]
+
+
+def test_points_of_others_are_not_decided_about_and_fill_no_period() -> None:
+    points = [
+        point("2026-01-01T01:00:00"),
+        point("2026-01-01T12:00:00", policy=None),
+        point("2026-01-02T01:00:00"),
+        point("2026-01-02T12:00:00", policy="hourly"),
+    ]
+    decisions = decide(points, "nightly", Keep(daily=1), ZONE)
+    assert [(each.point.time, each.kept_by) for each in decisions] == [
+        ("2026-01-01T01:00:00Z", ()),
+        ("2026-01-02T01:00:00Z", ("daily 2026-01-02",)),
+    ]
+
+
+def test_what_is_kept_stays_kept_when_the_forgotten_are_gone() -> None:
+    """Forgetting night after night comes to the same as forgetting once."""
+    seeded = random.Random(7)
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    times = sorted({start + timedelta(hours=seeded.randrange(24 * 500)) for _ in range(300)})
+    points = [point(time.replace(tzinfo=None).isoformat()) for time in times]
+    keep = {"last": 3, "daily": 7, "weekly": 4, "monthly": 12, "yearly": 2}
+    nightly_store: list[Point] = []
+    for each in points:
+        nightly_store.append(each)
+        stays = set(kept(nightly_store, **keep))
+        nightly_store = [old for old in nightly_store if old.time.removesuffix("Z") in stays]
+    assert [each.time.removesuffix("Z") for each in nightly_store] == kept(points, **keep)
