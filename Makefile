@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 SOURCES := workers scheduler infra tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench bench-fleet clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## back up and restore a simulated pool in a minute (ARGS=--keep leaves it running)
 	@$(BIN)/cbtfleet demo $(ARGS)
@@ -30,6 +30,9 @@ check: $(READY)  ## ruff, ruff format, mypy and the import contracts; says all t
 bench: $(READY)  ## speed of the full path beside the sum of its parts (ARGS="--size 4GiB")
 	@tests/debian-packages.sh
 	@$(BIN)/python -m tests.benchmarks.full_path $(ARGS)
+
+bench-fleet: $(READY)  ## what the fleet costs and how it shares, 3 minutes (ARGS="commit fairness" chooses some)
+	@$(BIN)/python -m tests.benchmarks.fleet $(ARGS)
 
 clean:  ## remove caches and build leftovers (to set up anew: rm -rf .venv)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -50,7 +50,8 @@ def _commits(ledger: Ledger, grants: list[Grant], rounds: int) -> tuple[list[flo
     for number in range(1, turn):
         for grant in grants:
             batch = held[grant].batch
-            assert held[grant].verdict is Verdict.CONTINUE and batch is not None
+            assert held[grant].verdict is Verdict.CONTINUE
+            assert batch is not None
             seconds, held[grant] = timed(ledger.commit, grant, batch, 1 << 25, 1 << 24)
             if number <= rounds:
                 calm.append(seconds)

@@ -1,8 +1,8 @@
 """A real worker node whose transfers are empty: `python -m tests.benchmarks.fleet.empty_node FOLDER ...`.
 
 Everything of a stream is the worker's own - the Celery task, the claim, the lease's threads, the plan, the
-commits, the release - but where it would talk to a pool or a host, or read, seal and store blocks, stand-ins do
-nothing. Each process writes to FOLDER when it claimed and when it released a slot, on the monotonic clock,
+commits, the release - but where it would talk to a pool or a host, or read, seal and store blocks, stand-ins
+do nothing. Each process writes to FOLDER when it claimed and when it released a slot, on the monotonic clock,
 which all processes of a machine share.
 """
 

@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Estate:
-    """Every fifth disk lies on a local SR, which one host sees; the others are seen by all hosts of a pool."""
+    """Every fifth disk lies on a local SR, which one host sees; all hosts of a pool see the others."""
 
     vms: int = 1000
     disks_per_vm: int = 3

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.benchmarks.fleet.calls import bench_admit, bench_commit, bench_stream
-from tests.benchmarks.fleet.machinery import bench_batches, bench_idle
+from tests.benchmarks.fleet.machinery import bench_machinery
 from tests.benchmarks.fleet.memory import bench_memory
+from tests.benchmarks.fleet.sharing import bench_bad_hosts, bench_fairness
 from tests.benchmarks.fleet.table import Row
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -14,7 +15,8 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "stream": bench_stream,
     "admit": bench_admit,
     "memory": bench_memory,
-    "batches": bench_batches,
-    "idle": bench_idle,
+    "machinery": bench_machinery,
+    "fairness": bench_fairness,
+    "bad-hosts": bench_bad_hosts,
 }
 """Each takes `quick` and yields rows of the table."""

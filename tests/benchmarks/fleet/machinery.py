@@ -1,7 +1,7 @@
 """Batches through the whole machinery with empty transfers: real Redis, pump, queue, worker node, grants.
 
-    this process: the scheduler's pump      empty_node: Celery parent, prefork processes
-       sweep, admit, publish      ->  Redis  ->  claim, opened, take, commit ..., release
+this process: the scheduler's pump      empty_node: Celery parent, prefork processes
+   sweep, admit, publish      ->  Redis  ->  claim, opened, take, commit ..., release
 """
 
 from __future__ import annotations
@@ -52,33 +52,29 @@ class Load:
         ]
 
 
-def bench_batches(quick: bool) -> Iterator[Row]:
-    """Long disks: a stream works off one turn (64 batches)."""
-    load = Load(12, 20) if quick else Load(300, 320)
-    with own_redis(durable=True) as server:
-        seconds, _ = _work_off(server, load)
+def bench_machinery(quick: bool) -> Iterator[Row]:
+    """Long disks, whose streams work off one turn (64 batches), and short ones, which end after few batches."""
+    for load in (Load(24, 4),) if quick else (Load(300, 320), Load(2000, 16)):
+        with own_redis(durable=True) as server:
+            seconds, journal = _work_off(server, load)
+            yardstick = f"PING {ping(server.unix_url, 50 if quick else 2000)}"
+        setting = f"{load.disks:,} disks of {load.batches} batches, {PROCESSES} processes"
         rate = load.disks * load.batches / seconds
+        streams = sum(what == "claimed" for _, what, _ in journal)
+        idle = idle_times(journal, PROCESSES)
         yield Row(
-            f"batches a second, empty transfers, {PROCESSES} processes, {load.disks} disks of {load.batches}",
+            f"batches a second, empty transfers, {setting}",
             f"{rate:,.0f}",
             f"{BATCHES_AIM:,}",
             rate >= BATCHES_AIM,
-            f"PING {ping(server.unix_url, 50 if quick else 2000)}",
+            f"{streams / seconds:.0f} streams a second; {yardstick}",
         )
-
-
-def bench_idle(quick: bool) -> Iterator[Row]:
-    """Short disks: a stream ends after few batches, so what counts is how soon the next one begins."""
-    load = Load(24, 4) if quick else Load(2000, 16)
-    with own_redis(durable=True) as server:
-        seconds, journal = _work_off(server, load)
-        idle = idle_times(journal, PROCESSES)
         yield Row(
-            f"idle time of a process while disks wait, {load.disks:,} streams of {load.batches} batches",
+            "idle time of a process while disks wait, the same",
             median_and_p99(idle),
-            "- / 50 ms",
+            "p99 50 ms",
             percentile(idle, 0.99) <= IDLE_AIM,
-            f"{load.disks / seconds:.0f} streams/s; PING {ping(server.unix_url, 50 if quick else 2000)}",
+            f"from a release to the claim that fills its place, {len(idle):,} times",
         )
 
 
@@ -97,9 +93,7 @@ def idle_times(journal: list[tuple[float, str, str]], processes: int) -> list[fl
             first_claims.setdefault(disk, when)
     last = max(first_claims.values())
     return [
-        claim - release
-        for release, claim in zip(releases, claims[processes:], strict=False)
-        if claim <= last
+        claim - release for release, claim in zip(releases, claims[processes:], strict=False) if claim <= last
     ]
 
 
@@ -155,7 +149,8 @@ def _configuration(server: OwnRedis) -> tuple[Path, Settings]:
     store.mkdir()
     file = server.folder / "cbtfleet.toml"
     file.write_text(
-        f'[redis]\nurl = "{server.unix_url}"\n[repository]\nurl = "file://{store}"\n[fleet]\ntime_scale = 0.2\n'
+        f'[redis]\nurl = "{server.unix_url}"\n'
+        f'[repository]\nurl = "file://{store}"\n[fleet]\ntime_scale = 0.2\n'
         "[metrics]\nworker_port = 0\nscheduler_port = 0\n"
         '[pools.lab]\nurl = "http://127.0.0.1:1"\nusername = "nobody"\npassword = "none"\n'
     )
