@@ -20,7 +20,7 @@ from tests.benchmarks.fleet.machine import OwnRedis, founded_ledger, own_redis, 
 from tests.benchmarks.fleet.table import Row, median_and_p99, percentile
 from workers.broker import celery_app
 from workers.extents import Plan
-from workers.fleet import DiskWork, Ledger
+from workers.fleet import DiskWork, Ledger, Limits
 from workers.repository import create_repository, open_store
 from workers.settings import Settings, load_settings
 
@@ -53,8 +53,9 @@ class Load:
 
 
 def bench_machinery(quick: bool) -> Iterator[Row]:
-    """Long disks, whose streams work off one turn (64 batches), and short ones, which end after few batches."""
+    """Long disks, whose streams work off one turn (64 batches), and short ones, a stream each."""
     for load in (Load(24, 4),) if quick else (Load(300, 320), Load(2000, 16)):
+        is_long = load.batches >= Limits().quantum_batches
         with own_redis(durable=True) as server:
             seconds, journal = _work_off(server, load)
             yardstick = f"PING {ping(server.unix_url, 50 if quick else 2000)}"
@@ -65,8 +66,8 @@ def bench_machinery(quick: bool) -> Iterator[Row]:
         yield Row(
             f"batches a second, empty transfers, {setting}",
             f"{rate:,.0f}",
-            f"{BATCHES_AIM:,}",
-            rate >= BATCHES_AIM,
+            f"{BATCHES_AIM:,}" if is_long else "",
+            rate >= BATCHES_AIM if is_long else None,
             f"{streams / seconds:.0f} streams a second; {yardstick}",
         )
         yield Row(
