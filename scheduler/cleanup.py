@@ -108,5 +108,5 @@ def _clean_up_disk(
 def _is_going(context: ControlContext, run: str) -> bool:
     try:
         return context.ledger.run_state(run) != "ended"
-    except UnknownToLedger:  # it ended long ago, or was lost with Redis
-        return False
+    except UnknownToLedger:  # it ended long ago, or was lost with Redis and is resumed
+        return context.repository.run_is_open(run)

@@ -18,6 +18,7 @@ from typing import Any
 from scheduler.cleanup import clean_up_vm
 from scheduler.context import ControlContext
 from scheduler.patience import with_patience
+from scheduler.recorded import VmRecord
 from scheduler.requests import RunRequest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress
@@ -34,8 +35,10 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     disks = [disk for disk in context.ledger.progress(run).disks if disk.vm == vm_uuid]
     rows = {disk.disk: _row(facts, vm_uuid, disk) for disk in disks}
     committed: list[DiskPoint] = []
-    if not context.ledger.is_cancelled(run):
-        committed = _commit(context, run, vm_uuid, request.pool, facts, disks, rows)
+    if facts.get("committed"):
+        committed = _found_committed(context, run, vm_uuid, facts, rows)
+    elif not context.ledger.is_cancelled(run):
+        committed = _commit(context, run, vm_uuid, request, facts, disks, rows)
     facts["rows"] = list(rows.values())
     # Kept before the pool is touched: whatever happens there, the run's result says what was committed.
     context.ledger.set_vm_facts(run, vm_uuid, facts)
@@ -57,7 +60,7 @@ def _commit(
     context: ControlContext,
     run: str,
     vm_uuid: str,
-    pool: str,
+    request: RunRequest,
     facts: dict[str, Any],
     disks: list[DiskProgress],
     rows: dict[str, dict[str, Any]],
@@ -81,7 +84,8 @@ def _commit(
         vm_uuid=vm_uuid,
         time=facts["time"],
         run=run,
-        pool=pool,
+        pool=request.pool,
+        policy=request.policy,
         disks=tuple(committed),
     )
     try:
@@ -95,6 +99,32 @@ def _commit(
     for disk_point in committed:
         rows[disk_point.vdi]["point"] = point.id
     log.info('VM "%s": restore point %s with %d disks', facts["name"], point.id, len(committed))
+    return committed
+
+
+def _found_committed(
+    context: ControlContext, run: str, vm_uuid: str, facts: dict[str, Any], rows: dict[str, dict[str, Any]]
+) -> list[DiskPoint]:
+    """The VM's point was written before Redis forgot the run: its rows are made again as far as is known."""
+    point = context.repository.point_of_run(run, vm_uuid)
+    record = VmRecord.load(context.repository, run, vm_uuid)
+    committed = list(point.disks) if point is not None else []
+    of_point = {disk.vdi: disk for disk in committed}
+    for planned in record.disks if record is not None else []:
+        disk = of_point.get(planned["disk"])
+        rows[planned["disk"]] = {
+            "vm": facts["name"],
+            "vm_uuid": vm_uuid,
+            "vdi": planned["disk"],
+            "mode": planned["facts"]["mode"],
+            "reason": planned["facts"]["reason"],
+            "changed_bytes": planned["facts"]["changed_bytes"],
+            "read_bytes": disk.read_bytes if disk else 0,
+            "stored_bytes": disk.stored_bytes if disk else 0,
+            "seconds": 0.0,
+            "point": point.id if point and disk else None,
+            "error": None if disk else "it failed before Redis forgot the run; the scheduler's log has why",
+        }
     return committed
 
 
@@ -170,6 +200,11 @@ def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
 def end_run(context: ControlContext, run: str) -> None:
     """Sums the run up, in the repository and in the ledger."""
     facts = context.ledger.run_facts(run)
+    kept = context.repository.result(run)
+    if kept is not None:  # another scheduler's, or from before Redis forgot that the run had ended
+        context.repository.close_run(run, kept)
+        context.ledger.end_run(run, kept)
+        return
     progress = context.ledger.progress(run)
     rows = [row for vm in progress.vms for row in [*vm.facts.get("rows", []), *_failed_rows(vm.facts, vm.vm)]]
     result = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from scheduler.changes import BadBitmap, changes_since
 from scheduler.context import ControlContext
+from scheduler.recorded import VmRecord
 from scheduler.requests import RunRequest
 from scheduler.selection import select_vms
 from scheduler.snapshots import DiskSnapshot, live_disks, take_vm_snapshot
@@ -32,35 +33,62 @@ _CANNOT_TRACK = {
 
 
 def plan_run(context: ControlContext, run: str) -> None:
-    """Chooses the run's VMs. A failure here ends the run with that one line as its error."""
-    facts = context.ledger.run_facts(run)
-    request = RunRequest.from_facts(facts["request"])
-    context.repository.open_run(run, facts)
+    """Chooses the run's VMs, once: a run that is resumed has those that were recorded.
+
+    A failure here ends the run with that one line as its error.
+    """
+    if context.repository.result(run) is not None:  # it ended, and Redis forgot that
+        context.ledger.add_vms(run, {})
+        return
+    facts = context.repository.open_facts(run)
+    if facts is None or "vms" not in facts:
+        chosen = _choose(context, run)
+        facts = context.repository.open_run(run, {**context.ledger.run_facts(run), "vms": chosen})
+        facts = {"vms": chosen, **facts}
+    context.ledger.add_vms(run, facts["vms"])
+
+
+def _choose(context: ControlContext, run: str) -> dict[str, Any]:
+    """Facts of each VM by uuid."""
+    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
     with Session.login(request.pool, context.settings.pool(request.pool)) as session:
         chosen = select_vms(request, session.call("VM.get_all_records"))
     log.info("run %s: %d VMs of pool %s", run, len(chosen), request.pool)
-    context.ledger.add_vms(run, {vm.uuid: {"name": vm.name} for vm in chosen})
+    return {vm.uuid: {"name": vm.name} for vm in chosen}
 
 
 def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
-    """Snapshots one VM, plans its disks and hands them to the ledger; never twice."""
-    if context.ledger.vm_state(run, vm_uuid) != "planning":
+    """Snapshots one VM, plans its disks and hands them to the ledger; never twice.
+
+    What was planned is recorded before anything is read, so a run that is resumed goes on with the same
+    snapshot, and reads only what has no pack yet.
+    """
+    ledger = context.ledger
+    if ledger.vm_state(run, vm_uuid) != "planning":
         return
-    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
-    facts = context.ledger.vm_facts(run, vm_uuid)
-    if context.ledger.is_cancelled(run):
-        context.ledger.start_vm(run, vm_uuid, [])
+    request = RunRequest.from_facts(ledger.run_facts(run)["request"])
+    facts = ledger.vm_facts(run, vm_uuid)
+    if ledger.is_cancelled(run):
+        ledger.start_vm(run, vm_uuid, [])
         return
-    with Session.login(request.pool, context.settings.pool(request.pool)) as session:
-        planner = _VmPlanner(context, session, request, run, vm_uuid, facts)
-        works = planner.plan()
-    context.ledger.set_vm_facts(run, vm_uuid, facts)
+    works: list[DiskWork] = []
+    record = VmRecord.load(context.repository, run, vm_uuid)
+    if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
+        facts = {**record.facts, "committed": True}
+    else:
+        with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+            planned = None
+            if record is None:
+                works = _VmPlanner(context, session, request, run, vm_uuid, facts).plan()
+                planned = VmRecord.of(facts, works)
+                record = planned.keep(context.repository, run, vm_uuid)
+            if record != planned:
+                facts, works = record.resumed(context.repository, session, request, run, vm_uuid)
+    ledger.set_vm_facts(run, vm_uuid, facts)
     pool = context.settings.pool(request.pool)
     for host in {host for work in works for host in work.hosts}:
-        context.ledger.set_host(
-            request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed"
-        )
-    context.ledger.start_vm(run, vm_uuid, works)
+        ledger.set_host(request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
+    ledger.start_vm(run, vm_uuid, works)
 
 
 class _VmPlanner:

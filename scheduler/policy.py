@@ -38,6 +38,13 @@ class Keep(_Strict):
     yearly: int = Field(0, ge=0)
 
 
+class Retry(_Strict):
+    """When a disk is given up: after so many failed streams in a row, or so many seconds of trouble."""
+
+    attempts: int = Field(default=5, ge=1)
+    give_up_after: float = Field(default=3600.0, gt=0)
+
+
 class Policy(_Strict):
     pool: str
     include: Selector
@@ -46,6 +53,7 @@ class Policy(_Strict):
     timezone: str = "UTC"
     keep: Keep | None = None
     weight: float = Field(1.0, gt=0)
+    retry: Retry = Retry()
 
     @field_validator("include")
     @classmethod

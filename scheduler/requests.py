@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scheduler.policy import Policy, Selector, parse_policies
+from scheduler.policy import Policy, Retry, Selector, parse_policies
 from workers.errors import ConfigurationError
 from workers.settings import Settings
 
@@ -21,11 +21,13 @@ class RunRequest:
     include: Selector = field(default_factory=Selector)
     exclude: Selector = field(default_factory=Selector)
     weight: float = 1.0
+    retry: Retry = field(default_factory=Retry)
 
     def as_facts(self) -> dict[str, Any]:
         facts = asdict(self)
         facts["include"] = self.include.model_dump()
         facts["exclude"] = self.exclude.model_dump()
+        facts["retry"] = self.retry.model_dump()
         return facts
 
     @classmethod
@@ -37,6 +39,8 @@ class RunRequest:
             include=Selector.model_validate(facts["include"]),
             exclude=Selector.model_validate(facts["exclude"]),
             weight=facts["weight"],
+            # a run that an older version recorded has none
+            retry=Retry.model_validate(facts.get("retry", {})),
         )
 
 
@@ -61,4 +65,5 @@ def request_from_policy(settings: Settings, name: str) -> RunRequest:
         include=policy.include,
         exclude=policy.exclude,
         weight=policy.weight,
+        retry=policy.retry,
     )

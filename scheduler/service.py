@@ -1,5 +1,5 @@
-"""`cbtfleet scheduler`: the control steps' Celery worker; beside it the pump, which hands out what is due, and
-the census.
+"""`cbtfleet scheduler`: the control steps' Celery worker, and beside it the pump, which hands out what is
+due, the census, and the search for runs that Redis has forgotten.
 
 Any number of schedulers may run: every decision is made by a script in the ledger, so two pumps only share
 the work.
@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 from scheduler.census import Census
 from scheduler.context import ControlContext
 from scheduler.policy import parse_policies
+from scheduler.resuming import Resumer
 from scheduler.steps import register_step_task
 from workers.broker import celery_app
 from workers.errors import CbtfleetError
@@ -95,10 +96,12 @@ def run_scheduler(settings: Settings) -> None:
     register_step_task(app, context)
     pump = Pump(ledger, app)
     census = Census(ledger, settings, context.repository.repository_id)
+    resumer = Resumer(ledger, context.repository)
 
     def ready(**_: object) -> None:
         pump.start()
         census.start()
+        resumer.start()
         log.info("scheduler is ready")
 
     def keep_our_logging(**_: object) -> None:
@@ -122,4 +125,5 @@ def run_scheduler(settings: Settings) -> None:
     finally:
         pump.stop()
         census.stop()
+        resumer.stop()
         store.close()

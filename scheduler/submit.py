@@ -9,14 +9,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.requests import RunRequest
-from workers.fleet import Ledger, LedgerUnreachable, RunProgress
+from workers.errors import CbtfleetError
+from workers.fleet import Ledger, LedgerUnreachable, RunProgress, UnknownToLedger
 
 _POLL = 0.25
 """Seconds between two looks at the ledger: quick for a person, nothing for Redis."""
 
 _PATIENCE = 120.0
-"""Seconds without the ledger before a wait is given up: the run outlives a restart of Redis, and so should
-whoever waits for it."""
+"""Seconds without the ledger, or without the run in it, before a wait is given up: the run outlives a restart
+of Redis and the loss of all that is in it, and so should whoever waits for it."""
+
+
+class RunLost(CbtfleetError):
+    """Redis has forgotten the run, and no scheduler resumed it."""
 
 
 def new_run_id(now: datetime) -> str:
@@ -39,20 +44,31 @@ def wait_for_run(
 ) -> dict[str, Any]:
     """Waits until the run has ended and returns its result.
 
-    A Redis that restarts is waited for. Raises LedgerUnreachable when it stays away, and UnknownToLedger when
-    it has forgotten the run.
+    A Redis that restarts is waited for, and so is a scheduler that resumes a run that Redis forgot. Raises
+    LedgerUnreachable when Redis stays away, RunLost when nobody resumes the run, and UnknownToLedger at once
+    for a run that was never there.
     """
     heard = time.monotonic()
+    seen = False
     while True:
         try:
             result = ledger.run_result(run)
             if result is not None:
                 return result
             progress = ledger.progress(run)
+            seen = True
             if on_progress is not None:
                 on_progress(progress)
             heard = time.monotonic()
         except LedgerUnreachable:
             if time.monotonic() - heard > _PATIENCE:
                 raise
+        except UnknownToLedger as error:
+            if not seen:
+                raise
+            if time.monotonic() - heard > _PATIENCE:
+                raise RunLost(
+                    f"Redis was emptied and run {run} was not resumed: it was lost before anything of it was"
+                    ' recorded, then start it again; or no "cbtfleet scheduler" is running'
+                ) from error
         time.sleep(_POLL)

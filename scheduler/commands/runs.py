@@ -62,14 +62,20 @@ def find_run(ledger: Ledger, wanted: str | None) -> str:
                 'no run is known; "cbtfleet backup" submits one, "cbtfleet runs" lists older ones'
             )
         return known[-1]
+    found = one_of(known, wanted)
+    if found is None:
+        raise NoSuchRun(f'no run "{wanted}" in the ledger; "cbtfleet runs" lists them')
+    return found
+
+
+def one_of(known: Sequence[str], wanted: str) -> str | None:
+    """The run of this id, or the only one that begins or ends so. Raises NoSuchRun when there are several."""
     found = [run for run in known if run == wanted] or [
         run for run in known if wanted and (run.startswith(wanted) or run.endswith(wanted))
     ]
     if len(found) > 1:
         raise NoSuchRun(f'"{wanted}" may be any of {", ".join(found)}; write more of it')
-    if not found:
-        raise NoSuchRun(f'no run "{wanted}" in the ledger; "cbtfleet runs" lists them')
-    return found[0]
+    return found[0] if found else None
 
 
 def _live(settings: Settings) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from workers.repository.open import (
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef
-from workers.repository.repository import Repository
+from workers.repository.repository import Repository, StoredBatches
 from workers.repository.restore import (
     Restored,
     RestoreFailed,
@@ -98,6 +98,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
+    "StoredBatches",
     "TargetExists",
     "Verified",
     "WorkerKeys",

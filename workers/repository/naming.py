@@ -4,6 +4,7 @@ config                               packs/<disk>/<run>/<batch>-<hash>
 segments/<disk>/<run>/<number>       segments/<disk>/<run>/merged-<number>
 bitmaps/<disk>/<run>                 points/<vm>/<time>-<id>
 runs/<run>/open                      runs/<run>/result
+runs/<run>/vms/<vm>
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ def bitmap_key(disk: str, run: str) -> str:
 
 def open_run_key(run: str) -> str:
     return f"runs/{checked_name(run)}/open"
+
+
+def run_vms_prefix(run: str) -> str:
+    return f"runs/{checked_name(run)}/vms/"
+
+
+def run_vm_key(run: str, vm_uuid: str) -> str:
+    return f"{run_vms_prefix(run)}{checked_name(vm_uuid)}"
 
 
 def result_key(run: str) -> str:

@@ -10,9 +10,10 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from workers.extents import BitmapError, Plan
+from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
 from workers.repository.envelope import open_object, seal_object
 from workers.repository.errors import (
     AlreadyWritten,
@@ -23,7 +24,17 @@ from workers.repository.errors import (
     RunEnded,
 )
 from workers.repository.keys import MetadataKeys, PrivateKeys, metadata_of
-from workers.repository.naming import bitmap_key, checked_name, open_run_key, point_id, result_key
+from workers.repository.naming import (
+    PackName,
+    bitmap_key,
+    checked_name,
+    open_run_key,
+    pack_prefix,
+    point_id,
+    result_key,
+    run_vm_key,
+    run_vms_prefix,
+)
 from workers.repository.point import DiskPoint, Point, SegmentRef, decode_point, encode_point
 from workers.repository.store import ObjectExists, ObjectMissing, Store
 from workers.repository.write_segments import SegmentWriter
@@ -34,6 +45,15 @@ _VIRTUAL_SIZE = struct.Struct("<Q")
 _POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
 _RESULT_KEY = re.compile(r"runs/([^/]+)/result")
 _OPEN_KEY = re.compile(r"runs/([^/]+)/open")
+
+
+@dataclass(frozen=True)
+class StoredBatches:
+    """Which batches of a run's plan have a pack, how many bytes of the disk these are, and of the store."""
+
+    batches: frozenset[int]
+    read_bytes: int
+    stored_bytes: int
 
 
 class Repository:
@@ -71,13 +91,47 @@ class Repository:
         except BitmapError as error:
             raise DamagedObject(key, str(error)) from error
 
+    def stored_batches(self, run: str, disk: str, plan: Plan) -> StoredBatches:
+        """Lists the run's packs of the disk. A pack is put whole or not at all; what is in it is read when
+        segments are written. Of two packs of one batch one counts."""
+        sizes: dict[int, int] = {}
+        for info in self._store.list(pack_prefix(disk, run)):
+            name = PackName.parse(info.key)
+            if name is not None and name.batch < plan.batches:
+                sizes[name.batch] = info.size
+        read = len(sizes) * BATCH_BLOCKS * BLOCK_SIZE
+        if plan.batches - 1 in sizes:
+            read -= plan.batches * BATCH_BLOCKS * BLOCK_SIZE - plan.changed_bytes  # the last one is shorter
+        return StoredBatches(frozenset(sizes), read, sum(sizes.values()))
+
     # Runs
 
-    def open_run(self, run: str, facts: dict[str, Any]) -> None:
-        """Says that the run is at work; again is fine, the first facts stay. Raises RunEnded."""
+    def open_run(self, run: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """Says that the run is at work; again is fine: the first facts stay and are returned.
+
+        Raises RunEnded.
+        """
         if self.result(run) is not None:
             raise RunEnded(f"run {run} has ended already; start another one")
-        self._put_first(open_run_key(run), facts)
+        return self._put_first(open_run_key(run), facts)
+
+    def open_facts(self, run: str) -> dict[str, Any] | None:
+        """What `open_run` kept; None when the run is not at work."""
+        try:
+            return self._get_json(open_run_key(run))
+        except ObjectMissing:
+            return None
+
+    def keep_run_vm(self, run: str, vm_uuid: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """Keeps how a VM of an open run was planned; again is fine: the first facts stay and are returned."""
+        return self._put_first(run_vm_key(run, vm_uuid), facts)
+
+    def run_vm(self, run: str, vm_uuid: str) -> dict[str, Any] | None:
+        """What `keep_run_vm` kept; None before, and when the run has ended."""
+        try:
+            return self._get_json(run_vm_key(run, vm_uuid))
+        except ObjectMissing:
+            return None
 
     def run_is_open(self, run: str) -> bool:
         try:
@@ -95,7 +149,9 @@ class Repository:
     def close_run(self, run: str, result: dict[str, Any]) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""
         self._put_first(result_key(run), result)
-        self._store.delete(open_run_key(run))
+        for info in list(self._store.list(run_vms_prefix(run))):
+            self._store.delete(info.key)
+        self._store.delete(open_run_key(run))  # last: a run that is open is looked after again
 
     def result(self, run: str) -> dict[str, Any] | None:
         """None when the run has not ended, or never was."""
@@ -168,6 +224,14 @@ class Repository:
                     return disk
         raise PointNotFound(f"the restore point that this backup of disk {vdi} builds upon is gone")
 
+    def point_of_run(self, run: str, vm_uuid: str) -> Point | None:
+        """The VM's restore point that this run made, if it did. Raises DamagedObject."""
+        identifier = point_id(run, vm_uuid)
+        for key in self._point_keys(vm_uuid):
+            if key.endswith(f"-{identifier}"):
+                return self._read_point(key)
+        return None
+
     def find_point(self, id_or_prefix: str) -> Point:
         """Raises PointNotFound, or PointAmbiguous when several points begin like this."""
         wanted = id_or_prefix.lower()
@@ -200,12 +264,13 @@ class Repository:
                     f"{key} exists already with another content; nothing was changed"
                 ) from error
 
-    def _put_first(self, key: str, facts: dict[str, Any]) -> None:
+    def _put_first(self, key: str, facts: dict[str, Any]) -> dict[str, Any]:
         data = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
         try:
             self._store.put_if_absent(key, seal_object(self._keys, key, [data]))
         except ObjectExists:
-            self._get_json(key)  # the first one stays, if it is one
+            return self._get_json(key)  # the first one stays, if it is one
+        return facts
 
     def _get(self, key: str, limit: int) -> bytes:
         return open_object(self._keys, key, self._store.get(key), [limit])[0]

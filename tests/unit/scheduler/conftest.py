@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from infra.simulator import PoolSpec, SimulatedPool
-from scheduler.census import HostCounter
 from scheduler.context import ControlContext
+from scheduler.host_count import HostCounter
 from scheduler.requests import request_for_vms
 from scheduler.steps import do_step
 from scheduler.submit import submit_run
@@ -34,7 +34,7 @@ from workers.repository import (
 )
 from workers.settings import Settings
 from workers.stream import StreamContext, run_stream
-from workers.xapi import Session
+from workers.xenapi import Session
 
 
 class Site:
@@ -75,9 +75,16 @@ class Site:
         names = [vm["name"] for vm in self.pool.vms()]
         return submit_run(self.ledger, request_for_vms(self.settings, "lab", names))
 
-    def work(self, run: str, until: Callable[[str], bool] = lambda step: False) -> dict[str, Any] | None:
-        """Works off steps and grants until the run has ended, or a step that `until` names is due."""
+    def work(
+        self,
+        run: str,
+        until: Callable[[str], bool] = lambda step: False,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any] | None:
+        """Works off steps and grants until the run has ended, a step that `until` names is due, or `stop`."""
         for _ in range(200):
+            if stop():
+                return None
             result = self.ledger.run_result(run)
             if result is not None:
                 return result

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, VmSpec
-from scheduler.census import Census, Count, HostCounter, NotCountable
+from scheduler.census import Census
+from scheduler.host_count import Count, HostCounter, NotCountable
 from scheduler.snapshots import mark
 from tests.until import until
-from workers.endpoints import nbd_endpoints
 from workers.fleet import HostToCount
 from workers.fleet.timing import Timing as LedgerTiming
 from workers.nbd import Deadlines, Tls, connect
 from workers.settings import PoolSettings, Settings
-from workers.xapi import Session
+from workers.xenapi import Session, nbd_endpoints
 
 MiB = 1 << 20
 SPEC = PoolSpec(
