@@ -107,7 +107,7 @@ _ACTIONS: dict[tuple[str, str], Callable[[SimulatedPool, Json], Json]] = {
     ("POST", "/vms"): _add_vm,
     ("POST", "/log/clear"): _nothing(lambda pool, body: pool.clear_log()),
     ("POST", "/fault"): _nothing(lambda pool, body: pool.add_fault(**body)),
-    ("POST", "/fault/clear"): _nothing(lambda pool, body: pool.clear_faults()),
+    ("POST", "/fault/clear"): _nothing(lambda pool, body: pool.clear_faults(**body)),
     ("POST", "/host"): _nothing(lambda pool, body: pool.set_host(body["host"], body["state"])),
     ("POST", "/purpose"): _nothing(lambda pool, body: pool.set_purpose(body["purpose"], body.get("network"))),
     ("POST", "/disable-cbt"): _nothing(lambda pool, body: pool.disable_cbt(body["vdi"])),

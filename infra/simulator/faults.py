@@ -85,9 +85,12 @@ class Faults:
         with self._lock:
             self._rules.append(fault)
 
-    def clear(self) -> None:
+    def clear(self, kind: str | None = None, name: str | None = None) -> None:
+        """All rules, those of one kind, or those of one name."""
         with self._lock:
-            self._rules.clear()
+            self._rules = [
+                rule for rule in self._rules if kind not in {None, rule.kind} or name not in {None, rule.name}
+            ]
 
     def as_json(self) -> list[dict[str, Any]]:
         with self._lock:

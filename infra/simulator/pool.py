@@ -156,8 +156,11 @@ class SimulatedPool:
         """As POST /fault, e.g. `add_fault(nbd="stall", count=1)`. Raises ValueError."""
         self.state.faults.add(Fault.from_json(rule))
 
-    def clear_faults(self) -> None:
-        self.state.faults.clear()
+    def clear_faults(self, **which: str) -> None:
+        """All, or as POST /fault/clear, e.g. `clear_faults(nbd="stall")`. Raises ValueError."""
+        if not which.keys() <= {"nbd", "xapi", "sm"} or len(which) > 1:
+            raise ValueError('faults are cleared by one of "nbd", "xapi" and "sm", or all of them by {}')
+        self.state.faults.clear(*next(iter(which.items()), ()))
 
     def faults(self) -> list[dict[str, Any]]:
         """The rules still in force."""
@@ -200,9 +203,11 @@ class SimulatedPool:
         self._write_files()
 
     def restart_nbd(self, uuid: str) -> None:
+        """Nothing to do on a host that is down."""
         host = self.host(uuid)
-        host.stop_nbd()
-        host.start_nbd()
+        if host.up:
+            host.stop_nbd()
+            host.start_nbd()
 
     # What happened
 

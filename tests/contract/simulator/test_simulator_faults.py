@@ -178,6 +178,17 @@ def test_a_host_that_is_down_answers_nothing(export: Any, nbd: Any, login: Any) 
     assert len(nbd(info).open(info)) == 134
 
 
+def test_rules_are_cleared_by_name_or_all(pool: SimulatedPool) -> None:
+    for rule in ({"nbd": "stall"}, {"nbd": "slow"}, {"xapi": "VM.snapshot", "delay": 1.0}):
+        pool.add_fault(**rule)
+    pool.clear_faults(nbd="stall")
+    assert [rule["name"] for rule in pool.faults()] == ["slow", "VM.snapshot"]
+    with pytest.raises(ValueError, match="cleared by one"):
+        pool.clear_faults(name="slow")
+    pool.clear_faults()
+    assert pool.faults() == []
+
+
 @pytest.mark.parametrize(
     "rule",
     [{}, {"nbd": "explode"}, {"nbd": "stall", "colour": "red"}, {"nbd": "stall", "xapi": "VM.snapshot"}],
