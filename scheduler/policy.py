@@ -5,10 +5,14 @@ Mechanism-free values: parsing and checking happens here, nothing is looked up.
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import PurePath
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from scheduler.schedule import Schedule, check_expression, time_of_day, window_end
 from workers.errors import ConfigurationError
 from workers.settings import Settings
 
@@ -37,6 +41,47 @@ class Keep(_Strict):
     monthly: int = Field(0, ge=0)
     yearly: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Keep:
+        if not any(self.model_dump().values()):
+            raise ValueError("keeps nothing; give last, daily, weekly, monthly or yearly a number")
+        return self
+
+
+class Window(_Strict):
+    """When a scheduled run is stopped: at the first `end` (a time of day) after its slot."""
+
+    end: str
+
+    @field_validator("end")
+    @classmethod
+    def _is_time_of_day(cls, end: str) -> str:
+        time_of_day(end)
+        return end
+
+
+class Hooks(_Strict):
+    """Commands of the operator's, each a program and its arguments; no shell (docs/nights.md)."""
+
+    before_snapshot: tuple[str, ...] = ()
+    after_snapshot: tuple[str, ...] = ()
+    after_run: tuple[str, ...] = ()
+    timeout: float = Field(300.0, gt=0, le=3600)
+    """Seconds each may take."""
+    on_failure: Literal["skip", "continue"] = "skip"
+    """What becomes of a VM whose `before_snapshot` failed: it is not backed up, or it is and that is said."""
+
+    @field_validator("before_snapshot", "after_snapshot", "after_run", mode="before")
+    @classmethod
+    def _is_command(cls, command: object) -> object:
+        if not isinstance(command, (list, tuple)) or not all(isinstance(word, str) for word in command):
+            raise ValueError('must be a list of texts, like ["/usr/local/bin/freeze", "now"]')
+        if not command or not command[0] or "\0" in "".join(command):
+            raise ValueError("names no program")
+        if "/" in command[0] and not PurePath(command[0]).is_absolute():
+            raise ValueError("its program must be an absolute path, or a name on the PATH")
+        return command
+
 
 class Retry(_Strict):
     """When a disk is given up: after so many failed streams in a row, or so many seconds of trouble."""
@@ -51,7 +96,9 @@ class Policy(_Strict):
     exclude: Selector = Selector()
     schedule: str | None = None
     timezone: str = "UTC"
+    window: Window | None = None
     keep: Keep | None = None
+    hooks: Hooks = Hooks()
     weight: float = Field(1.0, gt=0)
     retry: Retry = Retry()
 
@@ -64,10 +111,8 @@ class Policy(_Strict):
 
     @field_validator("schedule")
     @classmethod
-    def _five_fields(cls, schedule: str | None) -> str | None:
-        if schedule is not None and len(schedule.split()) != 5:
-            raise ValueError('must have five fields, like "0 1 * * *"')
-        return schedule
+    def _is_cron_expression(cls, schedule: str | None) -> str | None:
+        return None if schedule is None else check_expression(schedule)
 
     @field_validator("timezone")
     @classmethod
@@ -77,6 +122,25 @@ class Policy(_Strict):
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f'no time zone "{name}"; use a name like "Europe/London"') from error
         return name
+
+    @model_validator(mode="after")
+    def _windows_belong_to_schedules(self) -> Policy:
+        if self.window is not None and self.schedule is None:
+            raise ValueError("has a window and no schedule: only scheduled runs are stopped at its end")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Of its schedule, its window, and of the days, weeks and months of `keep`."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def slots(self) -> Schedule | None:
+        return None if self.schedule is None else Schedule(self.schedule, self.zone)
+
+    def ends(self, slot: datetime) -> datetime | None:
+        """When the run of this slot is stopped, in UTC; None: never."""
+        return None if self.window is None else window_end(slot, time_of_day(self.window.end), self.zone)
 
 
 def parse_policies(settings: Settings) -> dict[str, Policy]:
