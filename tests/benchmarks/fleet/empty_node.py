@@ -38,12 +38,17 @@ class _EmptyTransfer:
 
     def __init__(self, _connection: Any, _plan: Any, batches: Any, *_rest: Any, **_options: Any) -> None:
         self._batches = batches
+        self._told: Verdict | None = None
+        self.waiting_since = None
+
+    def tell(self, verdict: Verdict) -> None:
+        self._told = verdict
 
     def run(self) -> Verdict:
         following = self._batches.take()
-        while following.verdict is Verdict.CONTINUE:
+        while following.verdict is Verdict.CONTINUE and self._told is None:
             following = self._batches.commit(following.batch, 0, 0)
-        verdict: Verdict = following.verdict
+        verdict: Verdict = self._told or following.verdict
         return verdict
 
 

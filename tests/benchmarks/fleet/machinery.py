@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,16 +84,17 @@ def idle_times(journal: list[tuple[float, str, str]], processes: int) -> list[fl
     """Seconds from each release to the claim that filled its place, while disks without a stream waited.
 
     A node runs `processes` streams at most: the first `processes` claims fill it, and of the others the k-th
-    fills the place that the k-th release left. What is released after the last disk's first claim is not
-    followed by work, and does not count.
+    fills the place that the k-th release left. What follows the last claim for a disk without a stream are
+    further streams of disks, which nobody waits for: these do not count.
     """
     claims = [when for when, what, _ in journal if what == "claimed"]
     releases = [when for when, what, _ in journal if what == "released"]
-    first_claims: dict[str, float] = {}
+    streams: Counter[str] = Counter()
+    last = 0.0
     for when, what, disk in journal:
-        if what == "claimed":
-            first_claims.setdefault(disk, when)
-    last = max(first_claims.values())
+        if what == "claimed" and not streams[disk]:
+            last = when
+        streams[disk] += 1 if what == "claimed" else -1
     return [
         claim - release for release, claim in zip(releases, claims[processes:], strict=False) if claim <= last
     ]

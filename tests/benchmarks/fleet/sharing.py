@@ -118,7 +118,7 @@ def _opens(fleet: Simulation) -> Row:
 def _two_runs(quick: bool) -> Iterator[Row]:
     """A run of many disks beside one of few: batches by the policies' weights, while both have work."""
     for weights in ((1, 1), (1, 3)):
-        size = 40 if quick else 600
+        size, counts = (40, (8, 2)) if quick else (600, (72, 12))
         with simulation(all_serve(), 4 if quick else PROCESSES) as fleet:
             for run, count, weight in zip(
                 ("many", "few"), ((8, 2) if quick else (72, 12)), weights, strict=True
@@ -137,7 +137,7 @@ def _two_runs(quick: bool) -> Iterator[Row]:
             f"{index:.3f}",
             f"{JAIN_AIM}",
             index >= JAIN_AIM,
-            f"72 and 12 disks; batches {served['many']} and {served['few']} at half time of the smaller",
+            f"{counts[0]} and {counts[1]} disks, {served['many']} and {served['few']} batches at half time",
         )
 
 
