@@ -110,6 +110,8 @@ _ACTIONS: dict[tuple[str, str], Callable[[SimulatedPool, Json], Json]] = {
     ("POST", "/fault/clear"): _nothing(lambda pool, body: pool.clear_faults(**body)),
     ("POST", "/host"): _nothing(lambda pool, body: pool.set_host(body["host"], body["state"])),
     ("POST", "/purpose"): _nothing(lambda pool, body: pool.set_purpose(body["purpose"], body.get("network"))),
+    ("POST", "/master"): _nothing(lambda pool, body: pool.set_master(body["host"])),
+    ("POST", "/end-sessions"): _nothing(lambda pool, body: pool.end_sessions()),
     ("POST", "/disable-cbt"): _nothing(lambda pool, body: pool.disable_cbt(body["vdi"])),
     ("POST", "/rotate-certificate"): _nothing(lambda pool, body: pool.rotate_certificate(body["host"])),
     ("POST", "/restart-nbd"): _nothing(lambda pool, body: pool.restart_nbd(body["host"])),

@@ -188,6 +188,17 @@ class SimulatedPool:
             host.start()
             host.set_live(True)
 
+    def set_master(self, uuid: str) -> None:
+        """Another host is the master from now on; sessions stay, as they are in the pool's database."""
+        with self.state.lock:
+            self.state.database.update("pool", self.state.pool, master=self.host(uuid).ref)
+
+    def end_sessions(self) -> None:
+        """All of them, as when XAPI throws them out: beyond its limits, or when a user is removed."""
+        with self.state.lock:
+            for ref in self.state.database.refs("session"):
+                self.state.database.delete("session", ref)
+
     def set_purpose(self, purpose: str | None, network: str | None = None) -> None:
         """Of all networks, or of the one with this name. None removes it."""
         database = self.state.database

@@ -9,7 +9,7 @@ from infra.simulator import storage
 from infra.simulator.calls.nbd_info import NBD_PURPOSES
 from infra.simulator.calls.registry import Context, call
 from infra.simulator.failures import Failure
-from infra.simulator.gate import sr_operation
+from infra.simulator.gate import check_host, sr_operation
 
 
 @call("network.add_purpose", "pool-admin", asynchronous=True)
@@ -66,6 +66,25 @@ def pif_unplug(context: Context, pif: str) -> None:
 def get_servertime(context: Context, host: str) -> datetime:
     context.state.database.get("host", host)
     return context.state.now()
+
+
+@call("host.get_server_certificate", "read-only", asynchronous=True)
+def get_server_certificate(context: Context, host: str) -> str:
+    """Asked of that very host."""
+    context.state.database.get("host", host)
+    check_host(context.state, host)
+    return context.state.certificates[host].leaf_pem
+
+
+@call("host.disable", "pool-operator", asynchronous=True)
+def disable_host(context: Context, host: str) -> None:
+    """As maintenance begins: nothing starts there any more, but what runs, and NBD, goes on."""
+    context.state.database.update("host", host, enabled=False)
+
+
+@call("host.enable", "pool-operator", asynchronous=True)
+def enable_host(context: Context, host: str) -> None:
+    context.state.database.update("host", host, enabled=True)
 
 
 @call("message.get", "read-only")
