@@ -1,7 +1,8 @@
 """A worker node: one Celery parent process and its stream processes. Started as `python -m workers.node`.
 
-The parent only supervises: it tells the ledger how many streams it can run, and when it is asked to stop it
-tells the ledger so first; then every stream ends after the batch in hand.
+The parent only supervises: it tells the ledger how many streams it can run, holds the lifeline of its
+stream processes, and when it is asked to stop it tells the ledger and them so first; then every stream ends
+after the batch in hand. When it dies, the kernel kills its stream processes (Celery asks for that).
 """
 
 from __future__ import annotations
@@ -15,28 +16,34 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from billiard.exceptions import WorkerLostError
 from celery import signals
 
 from workers.broker import celery_app
 from workers.errors import CbtfleetError, ConfigurationError
-from workers.fleet import Ledger, LedgerError, Outcome
+from workers.fleet import Ledger, LedgerError
+from workers.lifeline import Lifeline
 from workers.logs import start_logging
-from workers.messages import STREAM_QUEUE, Grant
+from workers.messages import STREAM_QUEUE
+from workers.metrics import WorkerMetrics
+from workers.metrics_server import serve_metrics
 from workers.repository import load_worker_keys, open_store
-from workers.settings import Settings, load_settings
-from workers.tasks import node_name, register_stream_task
+from workers.settings import MetricsSettings, Settings, load_settings
+from workers.tasks import node_name, register_stream_task, report_to
 
 log = logging.getLogger(__name__)
+
+REPLACE_EVERY = 1.0
+"""Celery looks for dead processes every 5 s; until then it waits for them and replaces none."""
 
 
 class Heartbeat:
     """Tells the ledger every few seconds that this node lives and how many streams it can run."""
 
-    def __init__(self, ledger: Ledger, node: str, processes: int) -> None:
+    def __init__(self, ledger: Ledger, node: str, processes: int, spare: int = 0) -> None:
         self._ledger = ledger
         self._node = node
         self._processes = processes
+        self._spare = spare
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -50,7 +57,7 @@ class Heartbeat:
                 if is_new:  # a container keeps name and process id: one killed while it drained was us
                     self._ledger.node_gone(self._node)
                     is_new = False
-                self._ledger.node_alive(self._node, self._processes)
+                self._ledger.node_alive(self._node, self._processes, self._spare)
             except LedgerError as error:
                 log.warning("%s", error)
             if self._end.wait(self._ledger.timing.renew_every):
@@ -107,19 +114,9 @@ def check_start(settings: Settings) -> None:
             raise ConfigurationError(f"pools.{name}.{error}") from error
 
 
-def give_back(ledger: Ledger, message: dict[str, Any]) -> None:
-    """Releases the grant of a stream process that died: its batches need not wait for the lease to run out.
-
-    The kernel has closed the dead process's connection; the slot rests until the host has noticed.
-    """
-    grant = Grant.from_message(message)
-    log.warning(
-        "a stream process died (slot %d of host %s); its batches are given back", grant.slot, grant.host
-    )
-    try:
-        ledger.release(grant, Outcome.FAILED, "the worker process that read it died")
-    except LedgerError as error:
-        log.warning("the batches wait for the lease to run out: %s", error)
+def spare_processes(concurrency: int) -> int:
+    """How many more processes a node runs, for while some of its streams wait long for their hosts' doors."""
+    return max(1, concurrency // 8)
 
 
 def run_node(settings: Settings, concurrency: int) -> None:
@@ -127,20 +124,33 @@ def run_node(settings: Settings, concurrency: int) -> None:
     check_start(settings)
     ledger = Ledger.open(settings)
     node = node_name()
-    heartbeat = Heartbeat(ledger, node, concurrency)
+    spare = spare_processes(concurrency)
+    metrics = WorkerMetrics(concurrency + spare)
+    heartbeat = Heartbeat(ledger, node, concurrency, spare)
+    lifeline = Lifeline(ledger, metrics)
+    lifeline.start()
+    served = serve_metrics(
+        metrics.registry,
+        settings.metrics.host,
+        settings.metrics.worker_port,
+        usual_port=MetricsSettings().worker_port,
+    )
     app = celery_app(settings.redis_url())
-    register_stream_task(app, settings, node)
+    register_stream_task(app, settings, node, lambda: report_to(lifeline.address))
 
-    def ready(**_: object) -> None:
+    def ready(sender: Any, **_: object) -> None:
         heartbeat.start()
+        sender.hub.call_repeatedly(REPLACE_EVERY, sender.pool.maintain_pool)
         log.info("worker node %s is ready for %d streams", node, concurrency)
 
     def shutting_down(**_: object) -> None:
+        lifeline.drain()
         heartbeat.drain()
 
-    def task_failed(exception: BaseException, args: list[Any], **_: object) -> None:
-        if isinstance(exception, WorkerLostError):
-            give_back(ledger, args[0])
+    def in_child(**_: object) -> None:
+        lifeline.close_inherited()
+        if served is not None:
+            served.close_inherited()
 
     def keep_our_logging(**_: object) -> None:
         """Celery leaves logging alone when someone listens to this signal."""
@@ -149,12 +159,12 @@ def run_node(settings: Settings, concurrency: int) -> None:
     signals.setup_logging.connect(keep_our_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
-    signals.task_failure.connect(task_failed, weak=False)
+    signals.worker_process_init.connect(in_child, weak=False)
     try:
         app.worker_main(
             [
                 "worker",
-                f"--concurrency={concurrency}",
+                f"--concurrency={concurrency + spare}",
                 "--pool=prefork",
                 f"--queues={STREAM_QUEUE}",
                 f"--hostname=worker-{os.getpid()}@{socket.gethostname()}",
@@ -164,7 +174,10 @@ def run_node(settings: Settings, concurrency: int) -> None:
             ]
         )
     finally:
+        lifeline.stop()
         heartbeat.stop()
+        if served is not None:
+            served.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

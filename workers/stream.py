@@ -1,47 +1,42 @@
 """One granted connection, from the claim to the release.
 
 claim -> log in -> get_nbd_info -> connect to the granted host -> opened -> Transfer -> close -> release
-                                                                     ^
-                          lease renewed every 5 s, or the connection is cut
+                                                                     ^                                |
+                          lease renewed every 5 s, or the connection is cut                    log out
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from types import TracebackType
+from typing import TypeVar
 
-from workers.errors import CbtfleetError, ConfigurationError
+from workers.errors import CbtfleetError
 from workers.extents import Plan
-from workers.fleet import DiskWork, Ledger, Next, Outcome, Verdict
+from workers.fleet import DiskWork, Ledger, LedgerUnreachable, Next, Outcome, Verdict
+from workers.lease import LeaseKeeper
+from workers.logs import bind
 from workers.messages import Grant
-from workers.nbd import Abort, Busy, Connection, Deadlines, NbdError, Tls, Unreachable, connect
-from workers.repository import AccessDenied, ObjectExists, Pack, PackWriter, Store, WorkerKeys
+from workers.nbd import Connection, Deadlines, NbdError, Tls, Unreachable, connect
+from workers.outcomes import EndUnseen, HostGone, LeaseLost, NeverOpened, Withdrawn, WrongSize, outcome_of
+from workers.reports import NoReports, Reports
+from workers.repository import ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.transfer import Transfer
-from workers.xenapi import Endpoint, LoginRefused, NotExportable, PoolUntrusted, Session, nbd_endpoints
+from workers.xenapi import Endpoint, Session, nbd_endpoints
 
 log = logging.getLogger(__name__)
 
+_ASK_AGAIN = 0.2
+"""Seconds between two tries of a call to a Redis that is away: a restart takes one or two."""
 
-class HostGone(CbtfleetError):
-    """The granted host no longer offers the disk."""
+_CUT = (Verdict.CANCEL, Verdict.FENCE)
+"""With these nothing is finished, and the connection is cut in the middle of its reads."""
 
-
-class WrongSize(CbtfleetError):
-    """The exported disk is not the one that was planned."""
-
-
-class LeaseLost(CbtfleetError):
-    """The ledger gave this stream's slot to nobody or to somebody else."""
-
-
-class EndUnseen(CbtfleetError):
-    """The connection ended, but the host was not seen to let go of it: it may still count it for a while."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,81 +49,45 @@ class StreamContext:
     keys: WorkerKeys
     owner: str
     deadlines: Deadlines = field(default_factory=Deadlines)
-
-
-class LeaseKeeper:
-    """Renews one grant's lease, and cuts the connection when it could not.
-
-    The cut comes `cut_after` seconds after the *sending* of the last renewal that was answered, by a clock
-    that no one can set: before anyone else may think that the slot is free. It has a thread of its own, as a
-    renewal to a Redis that hangs takes long to fail.
-    """
-
-    def __init__(self, ledger: Ledger, grant: Grant, owner: str, claimed: float) -> None:
-        """`claimed` is when the claim was sent, on the monotonic clock."""
-        self._ledger = ledger
-        self._grant = grant
-        self._owner = owner
-        self._end = threading.Event()
-        self._acknowledged = claimed
-        self._threads = [
-            threading.Thread(target=self._renew, name="lease-renew", daemon=True),
-            threading.Thread(target=self._watch, name="lease-watch", daemon=True),
-        ]
-        self.cut = Abort()
-        """Cuts the connection that was opened with it, also one that is still being opened."""
-        self.lost = False
-
-    def __enter__(self) -> LeaseKeeper:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _renew(self) -> None:
-        while not self._end.wait(self._ledger.timing.renew_every):
-            sent = time.monotonic()
-            try:
-                [alive] = self._ledger.renew([self._grant], owner=self._owner)
-            except CbtfleetError as error:
-                log.warning("lease not renewed: %s", error)
-                continue
-            if not alive:
-                self._lose()
-                return
-            self._acknowledged = sent
-
-    def _watch(self) -> None:
-        cut_after = self._ledger.timing.cut_after
-        while not self._end.wait(max(self._acknowledged + cut_after - time.monotonic(), 0.0)):
-            if time.monotonic() >= self._acknowledged + cut_after:
-                self._lose()
-                return
-
-    def _lose(self) -> None:
-        self.lost = True
-        self.cut.throw()
+    reports: Reports = field(default_factory=NoReports)
 
 
 class _Batches:
-    """The ledger as the transfer sees it: this grant's batches."""
+    """The ledger as the transfer sees it: this grant's batches.
 
-    def __init__(self, ledger: Ledger, grant: Grant, owner: str) -> None:
-        self._ledger = ledger
+    A Redis that is away for a moment is asked again for as long as the slot is safely ours: an open costs the
+    host seconds, and what was read is still good.
+    """
+
+    def __init__(self, context: StreamContext, grant: Grant, keeper: LeaseKeeper) -> None:
+        self._ledger = context.ledger
+        self._owner = context.owner
+        self._reports = context.reports
         self._grant = grant
-        self._owner = owner
+        self._keeper = keeper
+
+    def opened(self) -> bool:
+        return self._patiently(lambda: self._ledger.opened(self._grant, owner=self._owner))
 
     def take(self) -> Next:
-        return self._ledger.take(self._grant, owner=self._owner)
+        return self._patiently(lambda: self._ledger.take(self._grant, owner=self._owner))
 
     def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
-        return self._ledger.commit(self._grant, batch, read_bytes, stored_bytes, owner=self._owner)
+        answer = self._patiently(
+            lambda: self._ledger.commit(self._grant, batch, read_bytes, stored_bytes, owner=self._owner)
+        )
+        if answer.verdict is not Verdict.FENCE:
+            self._reports.batch(read_bytes, stored_bytes)
+        return answer
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                return call()
+            except LedgerUnreachable:
+                if self._keeper.stopped or not self._keeper.still_ours():
+                    raise
+            time.sleep(_ASK_AGAIN)
 
 
 def run_stream(context: StreamContext, grant: Grant) -> None:
@@ -137,65 +96,104 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
     Raises nothing that retrying could heal: a failed stream is released as such, and the ledger decides
     about another attempt.
     """
-    sent = time.monotonic()
-    work = context.ledger.claim(grant, context.owner)
-    if work is None:
-        log.info("grant of slot %d on host %s has passed; dropped", grant.slot, grant.host)
-        return
+    with bind(run=grant.run, disk=grant.disk, host=grant.host, slot=grant.slot, fence=grant.fence):
+        sent = time.monotonic()
+        context.reports.claiming(grant, context.owner)
+        try:
+            work = context.ledger.claim(grant, context.owner)
+        except CbtfleetError:
+            context.reports.passed()
+            raise
+        if work is None:
+            context.reports.passed()
+            log.info("grant of slot %d on host %s has passed; dropped", grant.slot, grant.host)
+            return
+        with bind(vm=work.vm):
+            _work_off(context, grant, work, sent)
+
+
+def _work_off(context: StreamContext, grant: Grant, work: DiskWork, sent: float) -> None:
     name = _disk_name(work)
-    outcome = Outcome.FAILED
+    outcome = Outcome.LOST
     why: str | None = f"{name}: the worker stopped in the middle"
-    try:
-        with LeaseKeeper(context.ledger, grant, context.owner, sent) as keeper:
-            verdict = _transfer(context, grant, work, keeper)
-        outcome, why = Outcome.CLEAN, None
-        log.info("%s: stream on host %s ended: %s", name, grant.host, verdict)
-    except CbtfleetError as error:
-        outcome, why = _outcome_of(error, work), f"{name}: {error}"
-        log.warning("%s (%s)", why, outcome)
-    finally:
-        context.ledger.release(grant, outcome, why, owner=context.owner)
+    keeper = LeaseKeeper(context.ledger, grant, context.owner, sent, context.reports)
+    batches = _Batches(context, grant, keeper)
+    with ExitStack() as farewell:  # logging out of a pool that is away takes long; nobody shall wait for it
+        try:
+            with keeper:
+                verdict = _transfer(context, work, batches, keeper, grant, farewell, sent)
+            if verdict not in _CUT:
+                outcome, why = Outcome.CLEAN, None
+            log.info("%s: stream on host %s ended: %s", name, grant.host, verdict)
+        except CbtfleetError as error:
+            outcome, why = outcome_of(error, work), f"{name}: {error}"
+            log.warning("%s (%s)", why, outcome)
+        finally:
+            try:
+                _release(context, grant, outcome, why)
+            finally:
+                context.reports.ended(outcome)
 
 
-def _transfer(context: StreamContext, grant: Grant, work: DiskWork, keeper: LeaseKeeper) -> Verdict:
+def _release(context: StreamContext, grant: Grant, outcome: Outcome, why: str | None) -> None:
+    """Raises LedgerUnreachable when Redis stays away; the lease then runs out."""
+    until = time.monotonic() + context.ledger.timing.renew_every
+    while True:
+        try:
+            return context.ledger.release(grant, outcome, why, owner=context.owner)
+        except LedgerUnreachable:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_ASK_AGAIN)
+
+
+def _transfer(
+    context: StreamContext,
+    work: DiskWork,
+    batches: _Batches,
+    keeper: LeaseKeeper,
+    grant: Grant,
+    farewell: ExitStack,
+    sent: float,
+) -> Verdict:
     plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), work.virtual_size)
     pool = context.settings.pool(grant.pool)
-    with Session.login(grant.pool, pool) as session:
-        snapshot = session.call("VDI.get_by_uuid", work.snapshot)
-        endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
-        ours = [each for each in endpoints if each.host == grant.host]
+    session = farewell.enter_context(Session.login(grant.pool, pool))
+    snapshot = session.call("VDI.get_by_uuid", work.snapshot)
+    endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
+    ours = [each for each in endpoints if each.host == grant.host]
+    if keeper.stopped is not None:
+        raise NeverOpened(f"told {keeper.stopped} before the connection was opened")
+    try:
+        connection = _connect(ours, pool, context.deadlines, keeper)
         try:
-            connection = _connect(ours, pool, context.deadlines, keeper.cut)
-            try:
-                verdict = _read_batches(context, grant, work, plan, connection)
-                if not connection.close():
-                    raise EndUnseen(f"connection cut, or not closed by the host in time ({verdict})")
-                return verdict
-            finally:
-                connection.abort()
-        except NbdError as error:
-            if keeper.lost:
-                raise LeaseLost(
-                    "the lease on the connection slot could not be kept; connection cut"
-                ) from error
-            raise
+            if connection.size != work.virtual_size:
+                raise WrongSize(
+                    f"the host exports {connection.size} bytes but the plan is for {work.virtual_size};"
+                    " the snapshot was changed under the backup"
+                )
+            if not batches.opened():
+                raise LeaseLost("the lease on the connection slot ran out while connecting")
+            context.reports.opened(time.monotonic() - sent)
+            transfer = Transfer(connection, plan, batches, _pack_maker(context, work), _putter(context.store))
+            keeper.transferring(transfer)
+            verdict = transfer.run()
+            if not connection.close() and verdict not in _CUT:
+                raise EndUnseen(f"connection cut, or not closed by the host in time ({verdict})")
+            return verdict
+        finally:
+            connection.abort()
+    except (NbdError, LedgerUnreachable, EndUnseen) as error:
+        if keeper.lost:
+            raise LeaseLost("the lease on the connection slot could not be kept; connection cut") from error
+        if keeper.stopped is not None:
+            raise Withdrawn(f"told {keeper.stopped}, and the host kept us waiting; connection cut") from error
+        raise
 
 
-def _read_batches(
-    context: StreamContext, grant: Grant, work: DiskWork, plan: Plan, connection: Connection
-) -> Verdict:
-    if connection.size != work.virtual_size:
-        raise WrongSize(
-            f"the host exports {connection.size} bytes but the plan is for {work.virtual_size};"
-            " the snapshot was changed under the backup"
-        )
-    if not context.ledger.opened(grant, owner=context.owner):
-        raise LeaseLost("the lease on the connection slot ran out while connecting")
-    batches = _Batches(context.ledger, grant, context.owner)
-    return Transfer(connection, plan, batches, _pack_maker(context, work), _putter(context.store)).run()
-
-
-def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines, cut: Abort) -> Connection:
+def _connect(
+    endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines, keeper: LeaseKeeper
+) -> Connection:
     """The first address of the granted host that answers: they all lead to the same server and slots."""
     failure: CbtfleetError = HostGone(
         "the granted host no longer offers this disk over NBD; another is tried"
@@ -208,7 +206,15 @@ def _connect(endpoints: list[Endpoint], pool: PoolSettings, deadlines: Deadlines
             pool.ca_file,
         )
         try:
-            return connect(endpoint.address, endpoint.port, endpoint.export_name, tls, deadlines, abort=cut)
+            return connect(
+                endpoint.address,
+                endpoint.port,
+                endpoint.export_name,
+                tls,
+                deadlines,
+                abort=keeper.cut,
+                before_step=keeper.still_ours,
+            )
         except Unreachable as error:
             failure = error
     raise failure
@@ -237,20 +243,6 @@ def _putter(store: Store) -> Callable[[Pack], None]:
             store.put_if_absent(pack.key, pack.data)
 
     return put
-
-
-def _outcome_of(error: CbtfleetError, work: DiskWork) -> Outcome:
-    """What the ledger shall do about a failed stream."""
-    if isinstance(error, Busy):
-        return Outcome.BUSY
-    if isinstance(error, NotExportable):
-        return Outcome.FAILED if error.temporary else Outcome.FATAL
-    hopeless = (WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
-    if isinstance(error, hopeless):
-        return Outcome.FATAL
-    if isinstance(error, NbdError) and error.advice == "give-up" and len(work.hosts) == 1:
-        return Outcome.FATAL
-    return Outcome.FAILED
 
 
 def _disk_name(work: DiskWork) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,10 @@ from celery import Celery, Task
 
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
-from workers.messages import STREAM_QUEUE, STREAM_TASK, Grant
+from workers.logs import bind
+from workers.messages import STREAM_TASK, Grant
+from workers.nbd import Deadlines
+from workers.reports import LifelineEnd, NoReports, Reports
 from workers.repository import load_worker_keys, open_store
 from workers.settings import Settings
 from workers.stream import StreamContext, run_stream
@@ -25,17 +29,26 @@ def node_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def report_to(address: str | bytes) -> Reports:
+    """This process's end of the lifeline. Without a parent that listens its streams run all the same."""
+    try:
+        return LifelineEnd.connect(address)
+    except OSError as error:
+        log.warning("the parent process does not listen: %s", error.strerror)
+        return NoReports()
+
+
 class StreamTask(Task):  # type: ignore[misc]
     """Keeps what every stream of one process shares; opened at the first grant, which is after the fork."""
 
     name = STREAM_TASK
-    queue = STREAM_QUEUE
     ignore_result = True
     acks_late = False
 
-    def __init__(self, settings: Settings, node: str) -> None:
+    def __init__(self, settings: Settings, node: str, reports: Callable[[], Reports] = NoReports) -> None:
         self._settings = settings
         self._node = node
+        self._reports = reports
 
     @cached_property
     def _context(self) -> StreamContext:
@@ -46,14 +59,19 @@ class StreamTask(Task):  # type: ignore[misc]
             store=store,
             keys=load_worker_keys(store, self._settings.repository),
             owner=f"{self._node}/{os.getpid()}",
+            deadlines=Deadlines().scaled(self._settings.fleet.time_scale),
+            reports=self._reports(),
         )
 
     def run(self, grant: dict[str, Any]) -> None:
-        try:
-            run_stream(self._context, Grant.from_message(grant))
-        except CbtfleetError as error:  # Redis is away, say: the ledger takes the slot back by itself
-            log.warning("a stream ended: %s", error)
+        with bind(task=self.request.id):
+            try:
+                run_stream(self._context, Grant.from_message(grant))
+            except CbtfleetError as error:  # Redis is away, say: the ledger takes the slot back by itself
+                log.warning("a stream ended: %s", error)
 
 
-def register_stream_task(app: Celery, settings: Settings, node: str) -> None:
-    app.register_task(StreamTask(settings, node))
+def register_stream_task(
+    app: Celery, settings: Settings, node: str, reports: Callable[[], Reports] = NoReports
+) -> None:
+    app.register_task(StreamTask(settings, node, reports))

@@ -18,17 +18,20 @@ other servers' need not): a chunk is handed on when all before it have been.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from workers.extents import BLOCK_SIZE, Plan, block_length, join_extents
 from workers.fleet import Next, Verdict
+from workers.handover import Handover, Stopped
+from workers.logs import bind, in_context
 from workers.nbd import Connection, Read
 from workers.repository import Pack, PackWriter
 
@@ -42,8 +45,15 @@ WINDOW = 8 << 20
 """Bytes in flight: 400 MiB/s at 20 ms of round trip."""
 
 _BLOCKS_A_CHUNK = CHUNK_SIZE // BLOCK_SIZE
-
-T = TypeVar("T")
+_STRENGTH = {
+    Verdict.CONTINUE: 0,
+    Verdict.EMPTY: 1,
+    Verdict.YIELD: 2,
+    Verdict.DRAIN: 2,
+    Verdict.CANCEL: 3,
+    Verdict.FENCE: 3,
+}
+"""How little a stream may still do. EMPTY: what is reserved; YIELD, DRAIN: what was begun; 3: nothing."""
 
 
 class BatchSource(Protocol):
@@ -52,51 +62,6 @@ class BatchSource(Protocol):
     def take(self) -> Next: ...
 
     def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next: ...
-
-
-class _Stopped(Exception):
-    """Another thread of this transfer has ended it."""
-
-
-class _Handover(Generic[T]):
-    """A bounded queue between two threads that can be closed at its end and stopped in the middle."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: deque[T] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._stopped = False
-
-    def put(self, item: T) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or len(self._items) < self._limit)
-            if self._stopped:
-                raise _Stopped
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def get(self) -> T | None:
-        """The next item; None once it is closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._closed or bool(self._items))
-            if self._stopped:
-                raise _Stopped
-            if not self._items:
-                return None
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
 
 
 @dataclass
@@ -143,9 +108,9 @@ class Transfer:
         self._source = source
         self._new_pack = new_pack
         self._put = put
-        self._free: _Handover[_Chunk] = _Handover(CHUNKS)
-        self._filled: _Handover[_Chunk] = _Handover(CHUNKS)
-        self._sealed: _Handover[_Sealed] = _Handover(1)
+        self._free: Handover[_Chunk] = Handover(CHUNKS)
+        self._filled: Handover[_Chunk] = Handover(CHUNKS)
+        self._sealed: Handover[_Sealed] = Handover(1)
         self._changed = threading.Condition()
         self._reserved: deque[int] = deque()
         self._pieces: deque[_Piece] = deque()
@@ -153,6 +118,8 @@ class Transfer:
         self._verdict = Verdict.CONTINUE
         self._failure: BaseException | None = None
         self._stopping = False
+        self.waiting_since: float | None = None
+        """Since when the host owes us data, on the monotonic clock; None while we ask it for nothing."""
 
     def run(self) -> Verdict:
         """Transfers until there is nothing more to do here, and says why it stopped.
@@ -163,17 +130,25 @@ class Transfer:
         for _ in range(CHUNKS):
             self._free.put(_Chunk(memoryview(bytearray(CHUNK_SIZE))))
         with ThreadPoolExecutor(2, thread_name_prefix="transfer") as threads:
-            threads.submit(self._stage, self._seal)
-            threads.submit(self._stage, self._upload)
+            threads.submit(in_context(self._stage), self._seal)
+            threads.submit(in_context(self._stage), self._upload)
             self._stage(self._read)
         if self._failure is not None:
             raise self._failure
         return self._verdict
 
+    def tell(self, verdict: Verdict) -> None:
+        """A word from elsewhere, from any thread: CANCEL stops everything now, DRAIN begins no more batches."""
+        with self._changed:
+            self._take_in(verdict)
+            self._changed.notify_all()
+        if verdict in (Verdict.CANCEL, Verdict.FENCE):
+            self._stop(None)
+
     def _stage(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except _Stopped:
+        except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - kept, and raised by run()
             self._stop(error)
@@ -196,7 +171,7 @@ class Transfer:
         with self._changed:
             while True:
                 if self._stopping:
-                    raise _Stopped
+                    raise Stopped
                 if self._reserved and self._verdict in (Verdict.CONTINUE, Verdict.EMPTY):
                     return self._reserved.popleft()
                 if self._verdict is not Verdict.CONTINUE:
@@ -217,13 +192,17 @@ class Transfer:
                 self._reserved.append(answer.batch)
             else:
                 self._outstanding -= 1
-            if answer.verdict is not Verdict.CONTINUE:
-                self._verdict = answer.verdict
-            elif answer.batch is None:
-                self._verdict = Verdict.EMPTY
+            self._take_in(answer.verdict)
+            if answer.batch is None:
+                self._take_in(Verdict.EMPTY)
             self._changed.notify_all()
         if answer.verdict in (Verdict.CANCEL, Verdict.FENCE):
             self._stop(None)
+
+    def _take_in(self, verdict: Verdict) -> None:
+        """Keeps the verdict that lets us do least."""
+        if _STRENGTH[verdict] > _STRENGTH[self._verdict]:
+            self._verdict = verdict
 
     # -- the reading thread
 
@@ -232,9 +211,12 @@ class Transfer:
             awaited: dict[Read, _Chunk] = {}
             flying: deque[_Chunk] = deque()
             for read in self._connection.read(self._reads(awaited, flying), window=WINDOW):
+                self.waiting_since = None
                 awaited.pop(read).awaited -= 1
                 while flying and not flying[0].awaited:
                     self._filled.put(flying.popleft())
+                self.waiting_since = time.monotonic()
+            self.waiting_since = None
         self._filled.close()
 
     def _has_piece(self, *, wait: bool) -> bool:
@@ -256,6 +238,7 @@ class Transfer:
         They also end when every chunk is flying: none comes free before the replies to all of these are in.
         """
         while len(flying) < CHUNKS and self._has_piece(wait=False):
+            self.waiting_since = None
             chunk = self._free.get()
             assert chunk is not None  # the free chunks are never closed
             piece = self._pieces.popleft()
@@ -265,6 +248,7 @@ class Transfer:
             flying.append(chunk)
             for read in reads:
                 awaited[read] = chunk
+                self.waiting_since = time.monotonic()
                 yield read
 
     def _cut(self, chunk: _Chunk) -> list[Read]:
@@ -309,5 +293,6 @@ class Transfer:
 
     def _upload(self) -> None:
         while (sealed := self._sealed.get()) is not None:
-            self._put(sealed.pack)
-            self._heed(self._source.commit(sealed.batch, sealed.read_bytes, len(sealed.pack.data)))
+            with bind(batch=sealed.batch):
+                self._put(sealed.pack)
+                self._heed(self._source.commit(sealed.batch, sealed.read_bytes, len(sealed.pack.data)))

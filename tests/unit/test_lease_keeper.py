@@ -1,17 +1,19 @@
-"""A stream that cannot keep its lease cuts its connection in time, whatever Redis does."""
+"""A stream that cannot keep its lease cuts its connection in time, whatever Redis does; and what it is told
+while it waits for a slow host it does."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from workers.fleet import LedgerUnreachable, Timing
+from workers.fleet import LedgerUnreachable, Timing, Verdict
+from workers.lease import LeaseKeeper
 from workers.messages import Grant
-from workers.stream import LeaseKeeper
+from workers.reports import NoReports
 
 GRANT = Grant("lab", "host", 0, 1, "run", "disk")
 TIMING = Timing(renew_every=0.1, cut_after=1.0, lease=1.2, quarantine=30.0, linger=5.0)
@@ -24,6 +26,7 @@ class SlowLedger:
     answers: list[bool | str]
     timing: Timing = TIMING
     renewed: int = 0
+    verdict: Verdict = Verdict.CONTINUE
     hang: threading.Event = field(default_factory=threading.Event)
 
     def renew(self, grants: Sequence[Grant], owner: str) -> list[bool]:
@@ -36,10 +39,53 @@ class SlowLedger:
             raise LedgerUnreachable("refused")
         return [answer is True for _ in grants]
 
+    def verdicts(self, grants: Sequence[Grant], owner: str) -> list[Verdict]:
+        return [self.verdict for _ in grants]
+
+
+class Parent(NoReports):
+    """The node's parent: says drain when a test wants it, and hears of streams that are stuck."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.drain: Callable[[], None] | None = None
+
+    def on_drain(self, listener: Callable[[], None] | None) -> None:
+        self.drain = listener
+
+    def alive(self) -> None:
+        self.heard.append("alive")
+
+    def stuck(self) -> None:
+        self.heard.append("stuck")
+
+
+@dataclass
+class Work:
+    """A transfer whose host owes it data, or does not."""
+
+    waiting_since: float | None = None
+    told: list[Verdict] = field(default_factory=list)
+
+    def tell(self, verdict: Verdict) -> None:
+        self.told.append(verdict)
+
+
+def keeper_of(ledger: SlowLedger, parent: Parent | None = None, claimed: float | None = None) -> LeaseKeeper:
+    began = time.monotonic() if claimed is None else claimed
+    return LeaseKeeper(ledger, GRANT, "node/1", began, parent or Parent())  # type: ignore[arg-type]
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
 
 def lost_after(ledger: SlowLedger, patience: float) -> float | None:
     """Seconds until the connection was cut; None when it was not within `patience`."""
-    with LeaseKeeper(ledger, GRANT, "node/1", time.monotonic()) as keeper:  # type: ignore[arg-type]
+    with keeper_of(ledger) as keeper:
         began = time.monotonic()
         while time.monotonic() - began < patience:
             if keeper.lost:
@@ -70,3 +116,84 @@ def test_the_cut_does_not_wait_for_redis(trouble: bool | str) -> None:
 
 def test_trouble_that_passes_in_time_costs_nothing() -> None:
     assert lost_after(SlowLedger(["down", "down", True]), 2.0) is None
+
+
+def test_who_was_paused_since_the_claim_asks_first_and_does_not_connect() -> None:
+    """Before any thread of the keeper has run again: the answer is computed, not remembered."""
+    fresh = keeper_of(SlowLedger([True]))
+    assert fresh.still_ours()
+    paused = keeper_of(SlowLedger([True]), claimed=time.monotonic() - TIMING.cut_after)
+    assert not paused.still_ours()
+    assert paused.lost
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CANCEL, Verdict.DRAIN])
+def test_while_the_connection_is_opened_a_verdict_cuts_it(verdict: Verdict) -> None:
+    with keeper_of(SlowLedger([True], verdict=verdict)) as keeper:
+        eventually(lambda: keeper.stopped)
+        assert keeper.stopped is verdict
+        assert not keeper.lost
+
+
+def test_a_fence_is_heard_with_a_renewal() -> None:
+    with keeper_of(SlowLedger([True], verdict=Verdict.FENCE)) as keeper:
+        eventually(lambda: keeper.lost)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CANCEL, Verdict.DRAIN])
+def test_a_transfer_is_told_and_ends_by_itself(verdict: Verdict) -> None:
+    work = Work()
+    with keeper_of(SlowLedger([True], verdict=verdict)) as keeper:
+        keeper.transferring(work)
+        eventually(lambda: work.told)
+        assert work.told[0] is verdict
+        assert keeper.stopped is None
+
+
+def test_the_parents_word_does_not_wait_for_a_renewal() -> None:
+    timing = replace(TIMING, renew_every=100, cut_after=250, lease=300, barrier=1000, node=300)
+    parent, work = Parent(), Work()
+    with keeper_of(SlowLedger([True], timing), parent) as keeper:
+        keeper.transferring(work)
+        assert parent.drain is not None
+        parent.drain()
+        assert work.told == [Verdict.DRAIN]
+        assert keeper.stopped is None
+    assert parent.drain is None
+
+
+def test_when_the_node_stops_a_host_that_owes_data_is_not_waited_for() -> None:
+    parent, work = Parent(), Work(waiting_since=time.monotonic())
+    with keeper_of(SlowLedger([True]), parent) as keeper:
+        keeper.transferring(work)
+        assert parent.drain is not None
+        parent.drain()
+        eventually(lambda: keeper.stopped)
+        assert keeper.stopped is Verdict.DRAIN
+
+
+def test_when_the_node_stops_a_slow_store_is_waited_for() -> None:
+    parent, work = Parent(), Work(waiting_since=None)
+    with keeper_of(SlowLedger([True]), parent) as keeper:
+        keeper.transferring(work)
+        assert parent.drain is not None
+        parent.drain()
+        eventually(lambda: parent.heard.count("alive") > 5)
+        assert keeper.stopped is None
+
+
+def test_when_the_node_stops_and_the_door_does_not_open_the_parent_is_asked_for_the_end() -> None:
+    """A call of XenAPI cannot be cut: after a while the process itself is what must end."""
+    parent = Parent()
+    with keeper_of(SlowLedger([True]), parent):
+        assert parent.drain is not None
+        parent.drain()
+        eventually(lambda: "stuck" in parent.heard)
+
+
+def test_a_process_says_that_it_runs_while_redis_hangs() -> None:
+    parent, ledger = Parent(), SlowLedger(["hang"])
+    with keeper_of(ledger, parent) as keeper:
+        eventually(lambda: parent.heard.count("alive") >= 3)
+        assert not keeper.lost
+        ledger.hang.set()

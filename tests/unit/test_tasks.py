@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.context import ControlContext
 from scheduler.steps import StepTask
+from workers.broker import celery_app
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import Grant, Step
 from workers.settings import Settings
@@ -21,7 +22,8 @@ def test_a_grant_that_comes_while_redis_is_away_is_one_line(
     settings = Settings.model_validate(
         {"repository": {"url": f"file://{tmp_path}"}, "redis": {"url": "redis://127.0.0.1:1/0"}}
     )
-    StreamTask(settings, "node").run(Grant("lab", "h1", 0, 1, "run", "disk").as_message())
+    task = celery_app(settings.redis_url()).register_task(StreamTask(settings, "node"))
+    task.run(Grant("lab", "h1", 0, 1, "run", "disk").as_message())
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert "127.0.0.1:1 does not answer" in record.getMessage()

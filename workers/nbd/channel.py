@@ -15,12 +15,15 @@ from typing import Any, Protocol
 from workers.nbd.errors import ConnectionLost, Stalled, Unreachable
 
 # A peer that vanishes without a word is noticed after 30 + 3 x 10 seconds, also while nothing is being read.
-_KEEPALIVE = (
+# The kernel sends no such questions while something of ours is unacknowledged; hence the same for that.
+_KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
+]
+if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+    _KEEPALIVE.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 
 from workers.nbd import protocol
@@ -26,14 +27,20 @@ for a server that, being serial, waits for us to take its replies."""
 class Deadlines:
     """Seconds each step may take.
 
-    `handshake` is for all of greeting, TLS and EXPORT_NAME, where XenServer attaches the disk (up to 120 s);
-    `read` is for one whole reply, counted from when it is waited for.
+    `greeting` is for greeting and TLS, where a host has nothing to wait for; `handshake` is for all of these
+    and EXPORT_NAME, where XenServer attaches the disk (up to 120 s); `read` is for one whole reply, counted
+    from when it is waited for.
     """
 
     connect: float = 10
     handshake: float = 150
     read: float = 60
     close: float = 10
+    greeting: float = 10
+
+    def scaled(self, factor: float) -> Deadlines:
+        """Each `factor` times as long."""
+        return Deadlines(**{name: seconds * factor for name, seconds in asdict(self).items()})
 
 
 DEFAULT_DEADLINES = Deadlines()
@@ -55,36 +62,49 @@ def connect(
     deadlines: Deadlines = DEFAULT_DEADLINES,
     *,
     abort: Abort | None = None,
+    before_step: Callable[[], object] | None = None,
 ) -> Connection:
     """Opens the disk behind `export_name`. The name is sent only after the server has been verified.
 
-    `abort` ends the attempt, and the connection afterwards, from another thread. Raises a subclass of
-    NbdError, whose `advice` says what to do next.
+    `abort` ends the attempt, and the connection afterwards, from another thread. `before_step` is called
+    before the host is dialled and before anything is sent to it in the handshake: the last moments for who
+    was paused meanwhile to throw `abort`. Raises a subclass of NbdError, whose `advice` says what to do next.
     """
     export = ExportName(export_name)
     del export_name  # a traceback that shows variables must not show it
     client = None if tls.mode == "none" else TlsClient.prepare(tls)
     where = f"the NBD server at {f'[{address}]' if ':' in address else address}:{port}"
     abort = abort or Abort()
+    before_step = before_step or _nothing
+    before_step()
     with ExitStack() as on_failure:
         plain = PlainChannel.dial(address, port, where, deadlines.connect, abort)
         on_failure.callback(plain.close)
         handshake = Handshake(export, tls=client is not None, where=where)
-        channel = _shake_hands(handshake, plain, client, where, deadlines.handshake)
+        channel = _shake_hands(handshake, plain, client, where, deadlines, before_step)
         on_failure.pop_all()
         return Connection(plain, channel, handshake.size, where, deadlines, abort)
 
 
 def _shake_hands(
-    handshake: Handshake, plain: PlainChannel, client: TlsClient | None, where: str, seconds: float
+    handshake: Handshake,
+    plain: PlainChannel,
+    client: TlsClient | None,
+    where: str,
+    deadlines: Deadlines,
+    before_step: Callable[[], object],
 ) -> Channel:
     channel: Channel = plain
-    whole = Deadline.after(seconds, where, "")
+    began = time.monotonic()
     while handshake.step is not Step.READY:
-        deadline = Deadline(where, handshake.step.value, seconds, whole.ends)
+        seconds = deadlines.handshake
+        if handshake.step is not Step.EXPORT:
+            seconds = min(seconds, deadlines.greeting)
+        deadline = Deadline(where, handshake.step.value, seconds, began + seconds)
         if handshake.step is Step.TLS:
             assert client is not None  # without one the handshake has no such step
             channel = client.secure(plain, where, deadline)
+            before_step()
             channel.send(handshake.secured(), deadline)
             continue
         answer = memoryview(bytearray(handshake.wanted))
@@ -92,8 +112,12 @@ def _shake_hands(
         to_send = handshake.feed(answer[:received])
         if received < len(answer):
             raise handshake.ended()
+        before_step()
         channel.send(to_send, deadline)
     return channel
+
+
+def _nothing() -> None: ...
 
 
 class Connection:
