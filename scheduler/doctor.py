@@ -10,6 +10,7 @@ from scheduler.checks.check import Check, State, failed, ok, warning
 from scheduler.checks.keys import check_keys
 from scheduler.checks.pool import check_pool
 from scheduler.checks.redis_server import check_redis
+from scheduler.checks.slots import check_slots
 from scheduler.checks.store import check_store
 from scheduler.policy import parse_policies
 from workers.errors import CbtfleetError
@@ -24,6 +25,7 @@ def examine(settings: Settings, settings_file: Path) -> Iterator[Check]:
     if all(check.state != "failed" for check in stored if check.name in ("store", "repository")):
         yield from check_keys(settings.repository)
     yield from check_redis(settings)
+    yield from check_slots(settings)
     for name, pool in sorted(settings.pools.items()):
         yield from check_pool(name, pool)
 
