@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import redis
 
-from workers.fleet import RunProgress
+from workers.fleet import DiskProgress, Limits, RunProgress
 
 Slots = list[tuple[str, int, dict[str, object]]]  # host, number, record
 STREAM_STATES = {"GRANTED", "OPENING", "HELD"}
@@ -25,6 +25,8 @@ def read_slots(client: redis.Redis, hosts: Iterable[str]) -> Slots:
 
 def check_books_on_slots(client: redis.Redis, run: RunProgress, slots: Slots) -> None:
     states: dict[str, set[bytes]] = defaultdict(set)
+    used: Counter[str] = Counter()
+    connected: Counter[str] = Counter()
     streams: Counter[object] = Counter()
     opening: Counter[object] = Counter()
     opens: Counter[str] = Counter()
@@ -35,13 +37,19 @@ def check_books_on_slots(client: redis.Redis, run: RunProgress, slots: Slots) ->
         if state in STREAM_STATES and slot["counted"]:
             streams[slot["disk"]] += 1
             opening[slot["disk"]] += state != "HELD"
+        used[host] += state != "FREE"
         if state in ("OPENING", "HELD"):
+            connected[host] += 1
             busy[str(slot["owner"]).partition("/")[0]] += 1
         opens[host] += state in ("GRANTED", "OPENING")
     for state in (*STREAM_STATES, "QUARANTINE"):
         assert set(client.zrange(f"cbtfleet:slots:{state}", 0, -1)) == states[state]
     assert {node.decode(): int(n) for node, n in client.hgetall("cbtfleet:busy").items()} == busy
     assert all(count <= 2 for count in opens.values())
+    assert set(client.zrange("cbtfleet:openings", 0, -1)) == states["OPENING"]
+    for host in opens:
+        fields = client.hmget(f"cbtfleet:host:lab/{host}", "used", "opens", "connected")
+        assert [int(field or 0) for field in fields] == [used[host], opens[host], connected[host]]
     for disk in run.disks:
         assert disk.streams == streams[disk.disk]
         assert opening[disk.disk] <= 1
@@ -50,7 +58,7 @@ def check_books_on_slots(client: redis.Redis, run: RunProgress, slots: Slots) ->
 def check_batches(
     client: redis.Redis, run: RunProgress, slots: Slots, committed: dict[str, set[int]] | None
 ) -> None:
-    ready = {name.decode() for name in client.zrange("cbtfleet:ready", 0, -1)}
+    lines = disks_in_line(client)
     reserved: dict[object, list[int]] = defaultdict(list)
     for _, _, slot in slots:
         if slot["state"] in ("OPENING", "HELD"):
@@ -62,7 +70,7 @@ def check_batches(
             assert disk.done == len(committed.get(disk.disk, ()))
         if disk.state != "streaming":
             assert disk.state != "complete" or disk.done == disk.batches
-            assert f"run/{disk.disk}" not in ready
+            assert disk.disk not in lines
             continue
         bits = client.get(f"cbtfleet:done:run/{disk.disk}") or b""
         done = {i for i in range(8 * len(bits)) if bits[i // 8] & 0x80 >> i % 8}
@@ -73,7 +81,36 @@ def check_batches(
         counts = Counter(batch for batch in open_batches if batch not in done)
         assert set(counts) == set(range(disk.batches)) - done
         assert set(counts.values()) == {1}
-        assert (f"run/{disk.disk}" in ready) == bool(returned or first < disk.batches)
+        check_line(client, disk, lines.get(disk.disk), len(set(counts) - set(reserved[disk.disk])))
+
+
+def disks_in_line(client: redis.Redis) -> dict[str, str]:
+    """Disk -> the line it stands in; nobody stands in two."""
+    found = [
+        (disk.decode().rpartition("/")[2], "delayed") for disk in client.zrange("cbtfleet:delayed", 0, -1)
+    ]
+    for key in client.keys("cbtfleet:line:*"):
+        kind = key.decode().split(":")[2].partition("/")[0]
+        assert key.decode().partition(f"{kind}/")[2].encode() in client.smembers(f"cbtfleet:lines:{kind}")
+        found += [(disk.decode(), kind) for disk in client.zrange(key, 0, -1)]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def check_line(client: redis.Redis, disk: DiskProgress, line: str | None, left: int) -> None:
+    fields = client.hgetall(f"cbtfleet:disk:run/{disk.disk}")
+    assert int(fields[b"left"]) == left
+    assert fields.get(b"line", b"").decode() == (line or "")
+    opening, not_before = (int(fields.get(name, 0)) for name in (b"opening", b"not_before"))
+    if not left or opening:
+        assert line is None
+    elif line is None:
+        assert disk.streams
+        assert left < Limits().batches_per_extra_stream * (disk.streams + 1)
+    elif line != "delayed":
+        assert line == ("further" if disk.streams else "first")
+    else:
+        assert not_before
 
 
 def check_vms(client: redis.Redis, run: RunProgress, finished: Counter[str] | None) -> None:

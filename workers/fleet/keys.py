@@ -1,6 +1,6 @@
 """The name of every key in Redis. The Lua scripts get this same table; `docs/fleet.md` says what is inside.
 
-Names that end in a separator are followed by `<run>`, `<run>/<disk>`, `<run>/<vm>` or `<pool>/<host>`.
+Names that end in a separator are followed by `<run>`, `<run>/<disk>`, `<pool>/<host>` and the like.
 """
 
 from __future__ import annotations
@@ -18,15 +18,26 @@ KEYS = {
     # disks
     "disks": "cbtfleet:disks:",
     "disk": "cbtfleet:disk:",
-    "plan": "cbtfleet:plan:",
+    "facts": "cbtfleet:facts:",
+    "plans": "cbtfleet:plans:",
+    "errors": "cbtfleet:errors:",
     "done": "cbtfleet:done:",
     "returned": "cbtfleet:returned:",
-    "ready": "cbtfleet:ready",
+    "troubled": "cbtfleet:troubled",
+    # waiting
+    "groups": "cbtfleet:groups",
+    "group_numbers": "cbtfleet:group-numbers",
+    "shut": "cbtfleet:shut",
+    "line": "cbtfleet:line:",
+    "lines": "cbtfleet:lines:",
+    "delayed": "cbtfleet:delayed",
+    "sharing": "cbtfleet:sharing",
     "vtime": "cbtfleet:vtime",
     # hosts, slots, nodes
     "hosts": "cbtfleet:hosts",
     "host": "cbtfleet:host:",
     "slots": "cbtfleet:slots:",
+    "openings": "cbtfleet:openings",
     "yielding": "cbtfleet:yielding",
     "nodes": "cbtfleet:nodes",
     "processes": "cbtfleet:processes",

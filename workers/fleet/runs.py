@@ -115,7 +115,7 @@ class Runs:
 
     def plan(self, run: str, disk: str) -> bytes:
         """The disk's packed plan. Raises UnknownToLedger once the disk has ended."""
-        plan = self._scripts.command("GET", f"{KEYS['plan']}{run}/{disk}")
+        plan = self._scripts.command("HGET", KEYS["plans"] + run, disk)
         if plan is None:
             raise UnknownToLedger(
                 f"disk {disk} of run {run} has no plan: it has ended, or the ledger lost it"
@@ -124,9 +124,11 @@ class Runs:
 
     def progress(self, run: str) -> RunProgress:
         """Everything about the run, read in two round trips (one disk may be a moment newer than another)."""
-        facts, vms, disks = self._scripts.commands(
+        facts, disk_facts, errors, vms, disks = self._scripts.commands(
             [
                 ("HGETALL", KEYS["run"] + run),
+                ("HGETALL", KEYS["facts"] + run),
+                ("HGETALL", KEYS["errors"] + run),
                 ("LRANGE", KEYS["vms"] + run, "0", "-1"),
                 ("LRANGE", KEYS["disks"] + run, "0", "-1"),
             ]
@@ -144,7 +146,11 @@ class Runs:
             created=int(facts[b"created"]) / 1000,
             ended=_seconds(facts.get(b"ended")),
             vms=[_vm(text(vm), row) for vm, row in zip(vms, rows, strict=False) if row],
-            disks=[_disk(text(disk), row) for disk, row in zip(disks, rows[len(vms) :], strict=True) if row],
+            disks=[
+                _disk(text(disk), row, disk_facts.get(disk), errors.get(disk))
+                for disk, row in zip(disks, rows[len(vms) :], strict=True)
+                if row
+            ],
         )
 
     def _run_field(self, run: str, field: str) -> bytes:
@@ -170,19 +176,22 @@ def _vm(vm: str, row: Mapping[bytes, bytes]) -> VmProgress:
     return VmProgress(vm, cast(Any, text(row[b"state"])), unpack_facts(row[b"facts"]))
 
 
-def _disk(disk: str, row: Mapping[bytes, bytes]) -> DiskProgress:
+def _disk(disk: str, row: Mapping[bytes, bytes], facts: bytes | None, error: bytes | None) -> DiskProgress:
+    def number(field: bytes) -> int:
+        return int(row.get(field, 0))
+
     return DiskProgress(
         disk=disk,
         vm=text(row[b"vm"]),
         state=cast(Any, text(row[b"state"])),
         batches=int(row[b"batches"]),
-        done=int(row[b"done"]),
-        read_bytes=int(row[b"read_bytes"]),
-        stored_bytes=int(row[b"stored_bytes"]),
+        done=number(b"done"),
+        read_bytes=number(b"read_bytes"),
+        stored_bytes=number(b"stored_bytes"),
         started=int(row[b"started"]) / 1000,
         ended=_seconds(row.get(b"ended")),
-        streams=int(row[b"streams"]),
-        attempts=int(row[b"attempts"]),
-        error=text(row[b"error"]) or None,
-        facts=unpack_facts(row[b"facts"]),
+        streams=number(b"streams"),
+        attempts=number(b"attempts"),
+        error=text(error) or None,
+        facts=unpack_facts(facts),
     )

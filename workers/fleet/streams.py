@@ -17,7 +17,8 @@ class Streams:
         self._scripts = scripts
 
     def claim(self, grant: Grant, owner: str) -> DiskWork | None:
-        """GRANTED -> OPENING, for one caller once: the disk, without its plan (`Ledger.plan` has that).
+        """GRANTED -> OPENING, for one caller once: the disk, without its plan (`Ledger.plan` has that) and
+        what is done of it.
 
         `owner` is `<node>` or `<node>/<anything>`. None: the grant is late, was claimed before, or has
         nothing to do any more; just drop it.
@@ -25,7 +26,7 @@ class Streams:
         fields = self._scripts.call("claim", *_parts(grant), _owner(owner), request_id())
         if fields is None:
             return None
-        vm, snapshot, virtual_size, batches, hosts, weight, facts = fields
+        vm, snapshot, virtual_size, batches, hosts, weight, facts, attempts, give_up_after = fields
         return DiskWork(
             run=grant.run,
             vm=text(vm),
@@ -37,6 +38,8 @@ class Streams:
             hosts=tuple(json.loads(hosts)),
             weight=float(weight),
             facts=unpack_facts(facts),
+            attempts=attempts,
+            give_up_after=give_up_after / 1000,
         )
 
     def opened(self, grant: Grant, owner: str = "") -> bool:

@@ -41,9 +41,10 @@ class Timing:
     node: float = 15.0
     """A worker node that has not called `node_alive` for so long counts as gone: three missed calls."""
 
-    quantum: float = 60.0
-    """A stream keeps its connection so long before it must yield to disks that have none: an open costs the
-    host a VBD plug (seconds), so shorter turns would waste it."""
+    quantum: float = 300.0
+    """A stream keeps its connection so long before it must yield to disks that have none, unless it had its
+    `Limits.quantum_batches` sooner: an open costs the host a VBD plug (seconds). Long enough for 50 batches
+    at 6 s each."""
 
     ask_every: float = 1.0
     """How often a stream whose turn is over looks for disks that wait: looking reads their hosts' slots,
@@ -60,7 +61,9 @@ class Timing:
     holds them for minutes."""
 
     circuit: float = 60.0
-    """No opens so long on a host that rejects although we hold nothing there."""
+    """No opens so long on a host that rejects although we hold nothing there, or whose opens failed
+    `Limits.failures_to_close` times in a row; for the latter doubled with each further failure. About the
+    time a toolstack restart takes."""
 
     circuit_longest: float = 300.0
     """The longest time for which a host stays closed, however often its opens failed."""
@@ -75,6 +78,9 @@ class Timing:
     census_unexplained: float = 5.0
     """A host is counted so often while all that is looked for is connections that no slot explains: those of
     a vanished peer stay until xapi-nbd restarts."""
+
+    census_retry: float = 600.0
+    """A pool that cannot be counted is asked again so often: somebody may have given us the permission."""
 
     step_lease: float = 60.0
     """A claimed control step without news from its claimant. Renew it every 20 s."""
@@ -122,3 +128,11 @@ class Limits:
 
     rejects_to_open: int = 5
     """Rejected opens in a row, while we hold nothing on the host, before its circuit opens."""
+
+    failures_to_close: int = 3
+    """Failures of a host in a row, without any success there, before its circuit opens: one is the network's
+    bad moment, three cost one process some seconds each."""
+
+    lag: int = 1024
+    """Batches by which a run may lag behind the others and still catch up: 16 turns. A run whose hosts were
+    gone for an hour would else have everything to itself for the next one."""

@@ -1,14 +1,16 @@
--- uses: epoch, verdict
+-- uses: epoch, verdict, trouble
 -- ARGV: grant, owner, batch, read_bytes, stored_bytes. Counts the batch unless it was counted, ends the disk
 -- with its last batch, and answers with the next batch.
-local slot = own(grant_at(1), ARGV[7])
+local slot = own_or_fence(grant_at(1), ARGV[7])
 if not slot then
   return { 'FENCE', -1 }
 end
 local batch, read_bytes, stored_bytes = tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local reserved = false
 for i, held in ipairs(slot.batches) do
   if held == batch then
     table.remove(slot.batches, i)
+    reserved = true
     break
   end
 end
@@ -18,10 +20,17 @@ if disk and disk.state == 'streaming' then
     return redis.error_reply('LEDGER disk ' .. slot.disk .. ' has no batch ' .. batch)
   end
   if redis.call('SETBIT', KEY.done .. disk.id, batch, 1) == 0 then
+    disk.done = disk.done + 1
     redis.call('HINCRBY', disk.key, 'read_bytes', read_bytes)
     redis.call('HINCRBY', disk.key, 'stored_bytes', stored_bytes)
-    redis.call('HSET', disk.key, 'attempts', 0)
-    if redis.call('HINCRBY', disk.key, 'done', 1) == disk.batches then
+    redis.call('HSET', disk.key, 'done', disk.done)
+    if not reserved then
+      strike(disk, batch)
+    end
+    forgive(disk)
+    note_success(slot.place)
+    tally('batches')
+    if disk.done == disk.batches then
       end_disk(disk, 'complete', '')
     end
   end

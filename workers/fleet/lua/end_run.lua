@@ -14,9 +14,9 @@ redis.call('HSET', key, 'state', 'ended', 'result', result, 'ended', NOW)
 local function expire(name)
   redis.call('PEXPIRE', name, TIMING.keep_ended)
 end
-expire(key)
-expire(KEY.vms .. run)
-expire(KEY.disks .. run)
+for _, of_run in ipairs({ KEY.run, KEY.vms, KEY.disks, KEY.facts, KEY.errors }) do
+  expire(of_run .. run)
+end
 for _, vm in ipairs(redis.call('LRANGE', KEY.vms .. run, 0, -1)) do
   expire(KEY.vm .. run .. '/' .. vm)
 end

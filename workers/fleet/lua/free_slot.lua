@@ -1,12 +1,19 @@
--- uses: epoch, slot, wake
+-- uses: epoch, host, wake
 -- ARGV: pool, host, number. The operator's release. 1: done, 0: it was free.
-local slot = read_slot(ARGV[1] .. '/' .. ARGV[2], tonumber(ARGV[3]))
+local place = ARGV[1] .. '/' .. ARGV[2]
+local slot = read_slot(place, tonumber(ARGV[3]))
 if slot.state == 'FREE' then
   return 0
 elseif CONNECTED[slot.state] then
   move(slot, 'QUARANTINE', NOW + TIMING.quarantine)
 else
+  local host = read_host(place)
+  local rests_until = tonumber(redis.call('ZSCORE', KEY.slots .. slot.state, slot_id(slot)))
+  if slot.state == 'QUARANTINE' and host and host.must_confirm and rests_until <= host.counted then
+    redis.call('HINCRBY', host.key, 'waived', 1)
+  end
   move(slot, 'FREE')
 end
+tally('released_by_hand')
 wake()
 return 1

@@ -1,6 +1,4 @@
--- uses: epoch
+-- uses: epoch, node
 -- ARGV: node.
-redis.call('ZREM', KEY.nodes, ARGV[1])
-redis.call('HDEL', KEY.processes, ARGV[1])
-redis.call('SREM', KEY.draining, ARGV[1])
+forget_node(ARGV[1])
 return 1

@@ -1,4 +1,4 @@
--- uses: epoch, host, wake
+-- uses: epoch, host, trouble, wake
 -- ARGV: grant, owner, outcome, error. -> QUARANTINE; what was reserved and not committed is returned.
 local slot = own(grant_at(1), ARGV[7])
 if not slot then
@@ -8,19 +8,23 @@ local outcome, error = ARGV[8], ARGV[9]
 local id, place, granted = disk_id(slot), slot.place, slot.granted
 local rest = outcome == 'CLEAN' and TIMING.linger or TIMING.quarantine
 move(slot, 'QUARANTINE', NOW + rest)
+tally(string.lower(outcome))
 if outcome == 'BUSY' then
   note_reject(place)
   local disk = read_disk(id)
   if disk and disk.state == 'streaming' then
-    redis.call('HSET', disk.key, 'error', error)
+    note_trouble(disk, error)
   end
-elseif outcome == 'FAILED' or outcome == 'LOST' or outcome == 'STORE_AWAY' then
-  note_failure(id, string.match(place, '[^/]*$'), error, granted)
 elseif outcome == 'FATAL' then
   local disk = read_disk(id)
   if disk then
     end_disk(disk, 'failed', error)
   end
+elseif outcome ~= 'CLEAN' then
+  if outcome == 'FAILED' then
+    note_host_failure(place, granted)
+  end
+  note_failure(id, string.match(place, '[^/]*$'), outcome, error, granted)
 end
 wake()
 return 1

@@ -3,7 +3,7 @@
 local owner = ARGV[1]
 local answer = {}
 for i = 2, #ARGV, 6 do
-  local slot = own(grant_at(i), owner)
+  local slot = own_or_fence(grant_at(i), owner)
   if slot then
     renew_lease(slot)
   end

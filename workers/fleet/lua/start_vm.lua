@@ -1,6 +1,6 @@
--- uses: epoch, disk
+-- uses: epoch, disk, group
 -- ARGV: run, vm, then for each disk: disk, pool, snapshot, virtual_size, batches, weight, hosts, facts, plan,
--- attempts, give_up_after, read_bytes, stored_bytes, done.
+-- attempts, give_up_after, read_bytes, stored_bytes, done (a bitmap).
 -- 1: the disks are the ledger's now, 0: they were already.
 local run, vm = ARGV[1], ARGV[2]
 local FIRST, EACH = 3, 14
@@ -31,35 +31,59 @@ for i = FIRST, #ARGV, EACH do
   end
 end
 
-local cancelled = redis.call('HGET', KEY.run .. run, 'cancelled')
-local count = (#ARGV - FIRST + 1) / EACH
-redis.call('HSET', vm_key, 'state', 'streaming', 'open', count)
-local virtual = virtual_now()
-local started = {}
-for i = FIRST, #ARGV, EACH do
-  local id = run .. '/' .. ARGV[i]
-  local done = 0
+-- The virtual time at which a disk joins its run: that of the least served disk in line, so that a newcomer
+-- neither catches up on turns from before it came nor waits for the others' past.
+local function least_served()
+  local least
+  for _, kind in ipairs({ 'first', 'further' }) do
+    for _, name in ipairs(redis.call('SMEMBERS', KEY.lines .. kind)) do
+      local _, its_run = split_line(name)
+      local disk, vft = head_of(kind, name)
+      if its_run == run and disk then
+        least = math.min(least or vft, vft)
+      end
+    end
+  end
+  return least or 0
+end
+
+-- Only what differs from a disk that nobody has touched is written, in values of at most 64 bytes: Redis keeps
+-- such a hash in one compact piece.
+local function write_disk(id, i, virtual)
+  local key, done = KEY.disk .. id, 0
   if ARGV[i + 13] ~= '' then
     redis.call('SET', KEY.done .. id, ARGV[i + 13])
     done = redis.call('BITCOUNT', KEY.done .. id)
+    redis.call('HSET', key, 'done', done, 'read_bytes', ARGV[i + 11], 'stored_bytes', ARGV[i + 12])
   end
-  redis.call('HSET', KEY.disk .. id, 'state', 'streaming', 'vm', vm, 'pool', ARGV[i + 1],
-    'snapshot', ARGV[i + 2], 'virtual_size', ARGV[i + 3], 'batches', ARGV[i + 4], 'weight', ARGV[i + 5],
-    'hosts', ARGV[i + 6], 'facts', ARGV[i + 7], 'next', 0, 'done', done, 'read_bytes', ARGV[i + 11], 'stored_bytes', ARGV[i + 12],
-    'vft', string.format('%.6f', virtual), 'streams', 0, 'opening', 0, 'attempts', 0, 'not_before', 0,
-    'failed_at', 0, 'failures', '{}', 'most_attempts', ARGV[i + 9], 'give_up_after', ARGV[i + 10], 'started', NOW, 'error', '')
-  redis.call('SET', KEY.plan .. id, ARGV[i + 8])
+  redis.call('HSET', key, 'state', 'streaming', 'vm', vm, 'snapshot', ARGV[i + 2],
+    'group', group_number(ARGV[i + 1], ARGV[i + 6]), 'virtual_size', ARGV[i + 3], 'batches', ARGV[i + 4],
+    'left', ARGV[i + 4] - done, 'weight', ARGV[i + 5], 'most_attempts', ARGV[i + 9],
+    'give_up_after', ARGV[i + 10], 'started', NOW, 'since', NOW)
+  if virtual > 0 then
+    redis.call('HSET', key, 'vft', string.format('%.6f', virtual))
+  end
+  redis.call('HSET', KEY.facts .. run, ARGV[i], ARGV[i + 7])
+  redis.call('HSET', KEY.plans .. run, ARGV[i], ARGV[i + 8])
   redis.call('RPUSH', KEY.disks .. run, ARGV[i])
-  started[#started + 1] = id
 end
-for _, id in ipairs(started) do
-  local disk = read_disk(id)
+
+local cancelled = redis.call('HGET', KEY.run .. run, 'cancelled')
+local count = (#ARGV - FIRST + 1) / EACH
+redis.call('HSET', vm_key, 'state', 'streaming', 'open', count)
+local virtual = least_served()
+for i = FIRST, #ARGV, EACH do
+  write_disk(run .. '/' .. ARGV[i], i, virtual)
+end
+join_share(run, count)
+for i = FIRST, #ARGV, EACH do
+  local disk = read_disk(run .. '/' .. ARGV[i])
   if cancelled then
     end_disk(disk, 'cancelled', 'the run was cancelled')
   elseif disk.done == disk.batches then
     end_disk(disk, 'complete', '')
   else
-    refresh_ready(disk)
+    line_up(disk)
   end
 end
 if count == 0 then

@@ -1,6 +1,6 @@
 -- uses: epoch, verdict
 -- ARGV: grant, owner, request.
-local slot = own(grant_at(1), ARGV[7])
+local slot = own_or_fence(grant_at(1), ARGV[7])
 if not slot then
   return { 'FENCE', -1 }
 end

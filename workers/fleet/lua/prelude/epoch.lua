@@ -1,4 +1,4 @@
--- uses: now
+-- uses: now, tally
 -- The barrier. A Redis that restarted, failed over or was emptied may have forgotten grants whose
 -- connections are still open. It is known by its run id, which is new then, or by a missing epoch. For
 -- TIMING.barrier from the first call that sees it, no slot is granted or claimed, and the holders of
@@ -13,7 +13,9 @@ local function barrier_end()
   end
   local ends = NOW + TIMING.barrier
   redis.call('HSET', KEY.epoch, 'run_id', run_id, 'until', ends)
+  tally('barriers')
   return ends
 end
 
-local BARRIER = math.max(0, barrier_end() - NOW) -- milliseconds left
+local BARRIER_END = barrier_end() -- or when the ledger was founded
+local BARRIER = math.max(0, BARRIER_END - NOW) -- milliseconds left

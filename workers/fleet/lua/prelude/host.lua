@@ -1,51 +1,67 @@
 -- uses: epoch, slot
--- One host: its cap, by how much rejected opens lowered it, and its slots.
-local HOST_FIELDS = { 'cap', 'lowered', 'raise_at', 'rejects', 'closed_until' }
-local FIRST_SLOT = #HOST_FIELDS + 1
-for number = 0, 15 do
-  HOST_FIELDS[FIRST_SLOT + number] = number
-end
+-- One host: its cap and what lowers it, its circuit, and what it told of its own connections.
+local SERVES = 16 -- what a XenServer host serves over NBD, to everyone together
+local HOST_FIELDS = {
+  'cap', 'confirm', 'used', 'opens', 'connected', 'lowered', 'raise_at', 'rejects', 'answered', 'failed',
+  'failed_at', 'closed_until', 'asked', 'counted', 'uncountable', 'unaccounted', 'others', 'waived',
+}
 
 local function read_host(place)
-  local key = KEY.host .. place
-  local values = redis.call('HMGET', key, unpack(HOST_FIELDS))
-  if not values[1] then
+  local host = { place = place, key = KEY.host .. place }
+  for i, value in ipairs(redis.call('HMGET', host.key, unpack(HOST_FIELDS))) do
+    host[HOST_FIELDS[i]] = tonumber(value or 0)
+  end
+  if host.cap == 0 then
     return nil
   end
-  local host = {
-    place = place, key = key, cap = tonumber(values[1]), lowered = tonumber(values[2] or 0),
-    raise_at = tonumber(values[3] or 0), rejects = tonumber(values[4] or 0),
-    closed_until = tonumber(values[5] or 0), used = 0, opens = 0, connected = 0,
-  }
   if host.lowered > 0 and NOW >= host.raise_at then
     local raises = math.min(host.lowered, 1 + math.floor((NOW - host.raise_at) / TIMING.cap_recovery))
     host.lowered = host.lowered - raises
     host.raise_at = host.raise_at + raises * TIMING.cap_recovery
-    redis.call('HSET', key, 'lowered', host.lowered, 'raise_at', host.raise_at)
+    redis.call('HSET', host.key, 'lowered', host.lowered, 'raise_at', host.raise_at)
   end
-  -- Slots at and above the cap exist only after the cap was configured down; they count until they end.
-  for number = 0, 15 do
-    local slot = decode_slot(values[FIRST_SLOT + number])
-    if slot.state ~= 'FREE' then
-      host.used = host.used + 1
-      host.opens = host.opens + (OPENS[slot.state] and 1 or 0)
-      host.connected = host.connected + (CONNECTED[slot.state] and 1 or 0)
-    elseif not host.first_free and number < host.cap then
-      host.first_free = number
-    end
-  end
+  -- What was learnt before Redis may have forgotten something says nothing of now.
+  host.uncountable = host.uncountable > 0 and host.uncountable >= BARRIER_END
+  host.must_confirm = host.confirm == 1 and not host.uncountable
+  host.was_counted = host.counted > 0 and host.counted >= BARRIER_END
   return host
 end
 
-local function free_slots(host)
-  if not host.first_free or NOW < host.closed_until then
+-- How many slots may be in use. Nothing is known of a host that was not counted yet.
+local function effective_cap(host)
+  local cap = math.max(1, host.cap - host.lowered)
+  if not host.must_confirm then
+    return cap
+  elseif not host.was_counted then
     return 0
   end
-  return math.max(0, math.max(1, host.cap - host.lowered) - host.used)
+  return math.max(0, math.min(cap, SERVES - host.others) - host.unaccounted)
+end
+
+local function free_slots(host)
+  if NOW < host.closed_until then
+    return 0
+  end
+  return math.max(0, effective_cap(host) - host.used)
+end
+
+-- A host that never answered, or did not the last time, gets one open at a time: if it is a black hole, it
+-- swallows one process. After its circuit was open that one is the probe.
+local function opens_allowed(host)
+  if host.answered == 0 or host.failed > 0 or host.rejects >= LIMIT.rejects_to_open then
+    return 1
+  end
+  return LIMIT.opens_per_host
+end
+
+-- Nothing of ours is there and nothing can be opened, or only probes.
+local function is_shut(host)
+  return host.closed_until > 0 or (host.connected + host.opens == 0 and free_slots(host) == 0)
 end
 
 -- An open was rejected before the greeting: someone else holds connections there.
 local function note_reject(place)
+  tally('rejects')
   local host = read_host(place)
   if not host then
     return
@@ -56,5 +72,27 @@ local function note_reject(place)
     'rejects', host.rejects)
   if host.rejects >= LIMIT.rejects_to_open and host.connected == 0 then
     redis.call('HSET', host.key, 'closed_until', NOW + TIMING.circuit)
+    tally('circuits')
   end
+end
+
+-- A stream failed there. Those that were granted before the last failure fell with it.
+local function note_host_failure(place, granted)
+  local host = read_host(place)
+  if not host or granted <= host.failed_at then
+    return
+  end
+  host.failed = host.failed + 1
+  redis.call('HSET', host.key, 'failed', host.failed, 'failed_at', NOW)
+  local beyond = host.failed - LIMIT.failures_to_close
+  if beyond >= 0 then
+    local pause = math.min(TIMING.circuit * 2 ^ beyond, TIMING.circuit_longest)
+    redis.call('HSET', host.key, 'closed_until', NOW + pause)
+    tally('circuits')
+  end
+end
+
+-- A batch came from there.
+local function note_success(place)
+  redis.call('HDEL', KEY.host .. place, 'failed', 'closed_until')
 end

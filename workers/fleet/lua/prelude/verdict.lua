@@ -1,4 +1,4 @@
--- uses: slot, host, node
+-- uses: slot, host, node, group
 -- What a stream is told.
 local function may_stop_now(slot, disk)
   if not disk or disk.state == 'cancelled' then
@@ -11,12 +11,11 @@ local function may_stop_now(slot, disk)
   return 'CONTINUE'
 end
 
--- Would this slot's end let `other` start? It lacks a process, or only this host's slots.
+-- Would this slot's end let disks of that group start? They lack a process, or only this host's slots.
 local free_at = {}
-local function blocked_by(slot, other, no_process)
+local function blocks(slot, number, no_process)
   local has_slot, shares_host = false, false
-  for _, uuid in ipairs(cjson.decode(other.hosts)) do
-    local place = other.pool .. '/' .. uuid
+  for _, place in ipairs(read_group(number).places) do
     if free_at[place] == nil then
       local host = read_host(place)
       free_at[place] = host ~= nil and free_slots(host) > 0
@@ -27,9 +26,26 @@ local function blocked_by(slot, other, no_process)
   return (has_slot and no_process) or (not has_slot and shares_host)
 end
 
--- Are there more disks without a stream that wait for this turn than streams already told to yield? Only
--- disks that were served less are waited for, unless this disk has another stream anyway. The 64 least
--- served disks are looked at: no more streams will yield within one turn.
+-- How many disks of this line does a turn of this disk's stream keep waiting? Of its own run those without a
+-- stream that were served less, or all of them when this disk has another stream anyway. Of a run that was
+-- served less all that have none, and, when it is behind by a whole turn, also those that want one more.
+local function kept_waiting(kind, name, run, disk, share)
+  if run == disk.run then
+    if kind == 'further' then
+      return 0
+    elseif disk.streams == 1 then
+      return redis.call('ZCOUNT', line_key(kind, name), '-inf', '(' .. string.format('%.6f', disk.vft))
+    end
+  else
+    local behind = (share[disk.run] or 0) - (share[run] or math.huge)
+    if behind <= (kind == 'further' and LIMIT.quantum_batches or 0) then
+      return 0
+    end
+  end
+  return redis.call('ZCARD', line_key(kind, name))
+end
+
+-- Do more disks wait for this turn than streams were told to yield already?
 local function others_wait(slot, disk)
   if redis.call('ZSCORE', KEY.yielding, slot_id(slot)) then
     return true
@@ -40,15 +56,22 @@ local function others_wait(slot, disk)
   slot.asked = NOW
   local told = redis.call('ZCARD', KEY.yielding)
   local no_process = spare_processes() <= 0
+  local share = {}
+  for _, each in ipairs(runs_by_share()) do
+    share[each.run] = each.vft
+  end
   local waiting = 0
-  for _, id in ipairs(redis.call('ZRANGE', KEY.ready, 0, 63)) do
-    local other = read_disk(id)
-    if other.streams == 0 and other.not_before <= NOW and (other.vft < disk.vft or disk.streams > 1)
-        and blocked_by(slot, other, no_process) then
-      waiting = waiting + 1
-      if waiting > told then
-        redis.call('ZADD', KEY.yielding, NOW, slot_id(slot))
-        return true
+  for _, kind in ipairs({ 'first', 'further' }) do
+    for _, name in ipairs(redis.call('SMEMBERS', KEY.lines .. kind)) do
+      local group, run = split_line(name)
+      local more = kept_waiting(kind, name, run, disk, share)
+      if more > 0 and blocks(slot, group, no_process) then
+        waiting = waiting + more
+        if waiting > told then
+          redis.call('ZADD', KEY.yielding, NOW, slot_id(slot))
+          tally('yielded')
+          return true
+        end
       end
     end
   end
@@ -56,7 +79,7 @@ local function others_wait(slot, disk)
 end
 
 local function turn_is_over(slot)
-  return slot.taken >= LIMIT.quantum_batches or NOW - slot.opened >= TIMING.quantum
+  return slot.taken >= LIMIT.quantum_batches or NOW - (slot.opened or slot.claimed) >= TIMING.quantum
 end
 
 -- The verdict and, for CONTINUE, the next batch, reserved. The same request again (its answer was lost) is
@@ -77,6 +100,7 @@ local function answer(slot, disk, request)
         end
       end
     end
+    saw_open(slot)
     slot.request, slot.answer = request, { verdict, batch or -1 }
     save(slot)
   end
