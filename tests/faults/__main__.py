@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.faults.servers import ROOT
+from tests.faults.tree import copy_sources
 
 LONGEST = 420.0
 """Seconds for one schedule. Its own bounds are shorter: this one finds a driver that hangs."""
@@ -26,13 +26,16 @@ LONGEST = 420.0
 Line = dict[str, Any]
 
 
-def play(seed: int, folder: Path, tree: Path = ROOT) -> Line:
-    """One schedule in a process of its own, with everything it started ended afterwards."""
+def play(seed: int, folder: Path, tree: Path) -> Line:
+    """One schedule in a process of its own, with everything it started ended afterwards.
+
+    `tree`: where driver, fleet and pool are imported from.
+    """
     folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "tests.faults.one", str(seed), str(folder), str(tree)]
+    command = [sys.executable, "-m", "tests.faults.one", str(seed), str(folder.absolute())]
     with (folder / "driver.out").open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command, cwd=tree, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": str(tree)}
         )
     try:
         process.wait(LONGEST)
@@ -100,6 +103,8 @@ def main() -> int:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="cbtfleet-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     report = given.report or folder / "report.jsonl"
+    shutil.rmtree(folder / "tree", ignore_errors=True)
+    tree = copy_sources((folder / "tree").absolute())
     lines: list[Line] = []
     began = time.monotonic()
     with ThreadPoolExecutor(given.jobs) as pool:
@@ -107,7 +112,7 @@ def main() -> int:
         for seed in range(given.seed, given.seed + given.count):
             place = folder / f"seed-{seed}"
             shutil.rmtree(place, ignore_errors=True)
-            played[pool.submit(play, seed, place)] = place
+            played[pool.submit(play, seed, place, tree)] = place
         for done in as_completed(played):
             line = done.result()
             lines.append(line)

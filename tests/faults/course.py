@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,9 @@ Judge = Callable[[Evidence, Store, PrivateKeys, Repository, Pool], None]
 
 
 class Course:
-    def __init__(self, schedule: Schedule, folder: Path, tree: Path) -> None:
+    def __init__(self, schedule: Schedule, folder: Path) -> None:
         self.schedule = schedule
         self.folder = folder
-        self.tree = tree
         self.evidence = Evidence(schedule, folder)
         self._agenda: list[tuple[float, int, str, Callable[[], object]]] = []
         self._number = itertools.count()
@@ -162,7 +162,7 @@ class Course:
         store = FolderStore(folder) if schedule.store == "file" else BucketStore(folder)
         stack.callback(store.stop)
         os.environ.update(store.environment)
-        fleet = Fleet(schedule, folder, pool, redis_server, store, self.tree)
+        fleet = Fleet(schedule, folder, pool, redis_server, store)
         stack.callback(fleet.kill_all)
         fleet.config.write_text(configuration(schedule, folder, pool, redis_server, store.settings))
         own = configuration(schedule, folder, pool, redis_server, store.own_settings)
@@ -211,7 +211,7 @@ class Course:
         began = time.monotonic()
         deeds.run = run
         for deed in plan.deeds:
-            self.later(deed.at, f"do: {deed.kind}", lambda deed=deed: self._do(deeds, deed))
+            self.later(deed.at, f"do: {deed.kind}", partial(self._do, deeds, deed))
         last = max((deed.at for deed in plan.deeds), default=0.0)
         healed: float | None = None
         while True:

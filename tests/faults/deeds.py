@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from typing import Any
 
 import redis
 
@@ -52,14 +53,14 @@ class Deeds:
             if not children:
                 return None
             pid = dice.choice(children)
-            member.signal(signal.SIGKILL if kills else signal.SIGSTOP, pid)
+            member.send(signal.SIGKILL if kills else signal.SIGSTOP, pid)
             if not kills:
                 self._later(
-                    self._how_long(kind, dice), f"{pid} goes on", lambda: member.signal(signal.SIGCONT, pid)
+                    self._how_long(kind, dice), f"{pid} goes on", lambda: member.send(signal.SIGCONT, pid)
                 )
             return f"{member.name} process {pid}"
         whole = "node" in kind or "scheduler" in kind
-        send = member.signal_all if whole else member.signal
+        send = member.send_all if whole else member.send
         send(signal.SIGKILL if kills else signal.SIGSTOP)
         if kills:
             self._replace(member, dice)
@@ -100,7 +101,7 @@ class Deeds:
         if member is None:
             return None
         self._fault(nbd="vanish", count=-1)
-        member.signal_all(signal.SIGKILL)
+        member.send_all(signal.SIGKILL)
         member.process.wait(10)
         self._replace(member, dice)
         self._later(1.0, "the network hears again", lambda: self._clear("vanish"))
@@ -190,7 +191,7 @@ class Deeds:
         with self._client() as client:
             client.lpush(key, message)
 
-    def _client(self) -> closing[redis.Redis]:
+    def _client(self) -> closing[Any]:
         return closing(self._fleet.redis.client())
 
     # the pool and the store

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.plan import Schedule
-from tests.faults.servers import BucketStore, FolderStore, Pool, RedisServer
+from tests.faults.servers import ROOT, BucketStore, FolderStore, Pool, RedisServer
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -68,7 +68,7 @@ class Member:
             return [int(pid) for pid in task.read_text().split()]
         return []
 
-    def signal(self, number: signal.Signals, pid: int | None = None) -> bool:
+    def send(self, number: signal.Signals, pid: int | None = None) -> bool:
         """To one process, by default the parent; False when it is gone."""
         try:
             os.kill(pid or self.process.pid, number)
@@ -76,7 +76,7 @@ class Member:
             return False
         return True
 
-    def signal_all(self, number: signal.Signals) -> None:
+    def send_all(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
 
@@ -100,8 +100,6 @@ class Fleet:
     pool: Pool
     redis: RedisServer
     store: FolderStore | BucketStore
-    tree: Path
-    """Where workers and scheduler are imported from."""
     members: list[Member] = field(default_factory=list)
     started: int = 0
 
@@ -115,7 +113,7 @@ class Fleet:
             **os.environ,
             **self.store.environment,
             "CBTFLEET_PASSPHRASE": PASSPHRASE,
-            "PYTHONPATH": str(self.tree),
+            "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -163,11 +161,11 @@ class Fleet:
 
     def ask_to_end(self, member: Member) -> None:
         member.leaving = time.monotonic()
-        member.signal(signal.SIGTERM)
+        member.send(signal.SIGTERM)
 
     def kill_all(self) -> None:
         for member in self.members:
-            member.signal_all(signal.SIGKILL)
+            member.send_all(signal.SIGKILL)
             for pid in member.remains():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

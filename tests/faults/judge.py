@@ -17,8 +17,8 @@ from workers.errors import CbtfleetError
 from workers.extents import block_count, block_length
 from workers.repository import (
     DiskPoint,
-    Point,
     MetadataKeys,
+    Point,
     PrivateKeys,
     Repository,
     Store,
@@ -158,7 +158,8 @@ def _judge_run(
         stored: Counter[int] = Counter()
         for segment in (one for one in point.segments if one.run == ran.run):
             stored.update(int(block) for block in read_segment(store, keys, segment, size).entries["block"])
-        if set(stored) != wanted or any(count > 1 for count in stored.values()):
+        # zeros over zeros are left out, which the comparison of the bytes has looked at
+        if not stored.keys() <= wanted or any(count > 1 for count in stored.values()):
             say(f"{where}: the segments hold {sum(stored.values())} blocks, {len(wanted)} changed")
     if ran.result["status"] == "succeeded" and any(row["error"] for row in ran.result["disks"]):
         say(f"run {ran.run} calls itself succeeded with errors in it")

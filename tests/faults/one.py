@@ -1,4 +1,4 @@
-"""One schedule in a process of its own: `python -m tests.faults.one SEED FOLDER`; FOLDER/line.json is its line."""
+"""One schedule in a process of its own: `python -m tests.faults.one SEED FOLDER` writes FOLDER/line.json."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from tests.faults.course import Course, Evidence
 from tests.faults.judge import Verdict, compare_points, judge
 from tests.faults.plan import draw
-from tests.faults.servers import ROOT, Pool
+from tests.faults.servers import Pool
 from workers.repository import PrivateKeys, Repository, Store
 
 
-def run_one(seed: int, folder: Path, tree: Path = ROOT) -> dict[str, Any]:
+def run_one(seed: int, folder: Path) -> dict[str, Any]:
     """The schedule's line. `error`: the driver itself failed, which says nothing of the fleet."""
     began = time.monotonic()
     schedule = draw(seed)
-    course = Course(schedule, folder, tree)
+    course = Course(schedule, folder)
     verdict = Verdict()
 
     def look(evidence: Evidence, store: Store, keys: PrivateKeys, repository: Repository, pool: Pool) -> None:
@@ -74,9 +74,8 @@ def run_one(seed: int, folder: Path, tree: Path = ROOT) -> dict[str, Any]:
 
 def main() -> None:
     seed, folder = int(sys.argv[1]), Path(sys.argv[2]).resolve()
-    tree = Path(sys.argv[3]) if len(sys.argv) > 3 else ROOT
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "line.json").write_text(json.dumps(run_one(seed, folder, tree)))
+    (folder / "line.json").write_text(json.dumps(run_one(seed, folder)))
 
 
 if __name__ == "__main__":

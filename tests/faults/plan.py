@@ -103,7 +103,7 @@ class Schedule:
     release_delay: float
     plug_delay: float
     slow: float
-    """Seconds that each read of a full backup takes longer, a megabyte: so that there is something to disturb.
+    """Seconds that a read (a megabyte) of a full backup takes longer, so that there is something to disturb.
     Reads of an incremental one are smaller, and a tenth as slow."""
     time_scale: float
     vms: tuple[Vm, ...]
