@@ -41,6 +41,7 @@ class StoreWithEvent:
 def first_grant(site: Site, run: str) -> Grant:
     for _ in range(50):
         site.ledger.node_alive("node", 4)
+        site.count_hosts()
         for step in site.ledger.due_steps():
             do_step(site.context, step)
         for grant in site.ledger.admit():
