@@ -5,7 +5,9 @@ from workers.xenapi.endpoints import Endpoint, NotExportable, nbd_endpoints
 from workers.xenapi.errors import (
     AnswerLost,
     BadAnswer,
+    CallCancelled,
     CallTimedOut,
+    HostStarting,
     LoginRefused,
     PoolUnreachable,
     PoolUntrusted,
@@ -13,23 +15,29 @@ from workers.xenapi.errors import (
     XapiError,
     XapiFailure,
 )
+from workers.xenapi.memory import PoolMemory
 from workers.xenapi.networks import NbdHost, NbdNetwork, PoolNbd, explain_pool_nbd
 from workers.xenapi.session import Session
+from workers.xenapi.sessions import Sessions
 
 __all__ = [
     "AnswerLost",
     "BadAnswer",
+    "CallCancelled",
     "CallTimedOut",
     "Endpoint",
+    "HostStarting",
     "LoginRefused",
     "NbdHost",
     "NbdNetwork",
     "NotExportable",
+    "PoolMemory",
     "PoolNbd",
     "PoolUnreachable",
     "PoolUntrusted",
     "Session",
     "SessionLost",
+    "Sessions",
     "XapiError",
     "XapiFailure",
     "explain_pool_nbd",

@@ -7,13 +7,17 @@ one pool the hosts refuse every connection.
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workers.xenapi.session import BadAnswer, Session
+from workers.xenapi.errors import BadAnswer, XapiFailure
+from workers.xenapi.session import Session
 
 SECURE, INSECURE = "nbd", "insecure_nbd"
+
+log = logging.getLogger(__name__)
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -57,12 +61,11 @@ def explain_pool_nbd(session: Session) -> PoolNbd:
         for ref, record in pool.networks.items()
         for purpose in pool.purposes(ref)
     )
-    live = pool.live_hosts(session)
     hosts = tuple(
         NbdHost(
             record["uuid"],
             record["name_label"],
-            ref in live,
+            pool.is_live(ref),
             tuple(sorted(address for address in pool.nbd_addresses(ref) if not is_ipv6(address))),
         )
         for ref, record in pool.hosts.items()
@@ -74,7 +77,10 @@ def explain_pool_nbd(session: Session) -> PoolNbd:
         problems.append(mixed_text(session.pool))
     for host in hosts:
         if not host.live:
-            problems.append(f"host {host.name} is offline; XAPI may list no NBD address until it is back")
+            problems.append(
+                f"host {host.name} is offline; XAPI may list no NBD address until it is back or forgotten: "
+                f"xe host-forget uuid={host.uuid}"
+            )
         elif networks and not host.addresses:
             problems.append(f"host {host.name} has no plugged PIF with an IPv4 address on a network for NBD")
     return PoolNbd(
@@ -84,16 +90,36 @@ def explain_pool_nbd(session: Session) -> PoolNbd:
     )
 
 
+def remember_members(session: Session) -> None:
+    """Learns who else belongs to the pool. Raises XapiError."""
+    PoolMap(all_records(session, "host"), {}, {}, {}).remember(session)
+
+
 @dataclass(frozen=True)
 class PoolMap:
     hosts: Records
     pifs: Records
     networks: Records
+    metrics: Records
+    """Of hosts; none where the pool does not tell."""
 
     @classmethod
     def load(cls, session: Session) -> PoolMap:
-        records = (all_records(session, kind) for kind in ("host", "PIF", "network"))
-        return cls(*records)
+        hosts, pifs, networks = (all_records(session, kind) for kind in ("host", "PIF", "network"))
+        try:
+            metrics = all_records(session, "host_metrics")
+        except XapiFailure as failure:
+            log.debug("%s", failure)
+            metrics = {}
+        pool = cls(hosts, pifs, networks, metrics)
+        pool.remember(session)
+        return pool
+
+    def remember(self, session: Session) -> None:
+        """The hosts' addresses, live hosts first: whom to ask when the master does not answer."""
+        refs = sorted(self.hosts, key=lambda ref: not self.is_live(ref))
+        found = (str(self.hosts[ref].get("address", "")) for ref in refs)
+        session.memory.addresses = tuple(address for address in found if address)
 
     def purposes(self, network: str) -> tuple[str, ...]:
         record = self.networks.get(network, {})
@@ -122,9 +148,17 @@ class PoolMap:
         sharing = [addresses for addresses in by_host if address in addresses]
         return len(sharing) > 1 and all(addresses == {address} for addresses in sharing)
 
-    def live_hosts(self, session: Session) -> set[str]:
-        metrics = all_records(session, "host_metrics")
-        return {ref for ref, host in self.hosts.items() if metrics.get(host["metrics"], {}).get("live")}
+    def is_live(self, host: str) -> bool:
+        """As the master sees it; a host that nothing is known of counts as live."""
+        return bool(self.metrics.get(self.hosts[host].get("metrics", ""), {}).get("live", True))
+
+    def why_left_out(self, host: str) -> str | None:
+        """Why disks should rather be read from another host."""
+        if not self.is_live(host):
+            return "it is offline"
+        if not self.hosts[host].get("enabled", True):
+            return "it is disabled, as for maintenance"
+        return None
 
     def owner(self, address: str, subject: str) -> tuple[str, set[str]] | None:
         """The one host with this address, and the purposes of the network it has it on (empty: unknown).
@@ -179,6 +213,15 @@ def all_records(session: Session, kind: str) -> Records:
     if not isinstance(records, dict):
         raise BadAnswer(f"pool {session.pool}: {kind}.get_all_records is not a map")
     return records
+
+
+def plugged_hosts(session: Session, storage: str) -> list[str]:
+    """References of the hosts that have a storage repository plugged in, as the database says."""
+    return sorted(
+        pbd["host"]
+        for pbd in all_records(session, "PBD").values()
+        if pbd["SR"] == storage and pbd["currently_attached"]
+    )
 
 
 def _addresses(pif: Mapping[str, Any]) -> Iterable[str]:

@@ -285,3 +285,8 @@ def password() -> str:
 @pytest.fixture(autouse=True)
 def _every_warning_again() -> None:
     warn_once.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_purpose_is_just_changing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.xenapi.endpoints.PROPAGATION_SECONDS", 0.0)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.certificates import make_identity
 from workers.xenapi import BadAnswer, NotExportable, Session, XapiFailure, explain_pool_nbd, nbd_endpoints
 
 VDI = "OpaqueRef:vdi"
@@ -63,12 +66,16 @@ def _info(address: str, subject: str = "xen", cert: str = "PEM", port: Any = "10
 def pool(xapi: Any) -> dict[str, Any]:
     """The pool's records, to be changed by the test."""
     records = copy.deepcopy(POOL)
+    _serve(xapi, records)
+    return records
+
+
+def _serve(xapi: Any, records: dict[str, Any]) -> None:
     for kind in records:
         xapi.handlers[f"{kind}.get_all_records"] = lambda kind=kind: records[kind]
+    xapi.handlers["VDI.get_record"] = lambda _: {"uuid": "uuid-vdi", "type": "user", "SR": "OpaqueRef:sr"}
     xapi.handlers["VDI.get_SR"] = lambda _: "OpaqueRef:sr"
     xapi.handlers["SR.get_name_label"] = lambda _: "NFS 1"
-    xapi.handlers["host.get_name_label"] = lambda ref: records["host"][ref]["name_label"]
-    return records
 
 
 @pytest.fixture
@@ -104,11 +111,12 @@ def test_each_address_belongs_to_its_host_and_ipv6_is_left_out(
     assert found[0].export_name == EXPORT
     assert "credential" not in repr(found)
     assert xapi.methods()[1:] == [
-        "VDI.get_nbd_info",
         "host.get_all_records",
         "PIF.get_all_records",
         "network.get_all_records",
-    ]
+        "host_metrics.get_all_records",
+        "VDI.get_nbd_info",
+    ], "the export names come last, so that no later call can make them void"
 
 
 def test_ipv6_is_taken_where_there_is_nothing_else(xapi: Any, pool: dict[str, Any], session: Session) -> None:
@@ -263,14 +271,170 @@ def test_a_disk_without_data(xapi: Any, pool: dict[str, Any], session: Session) 
     assert not refused.temporary
 
 
-@pytest.mark.parametrize(("ref", "who"), [("OpaqueRef:b", "host b is offline"), (None, "a host is offline")])
-def test_one_host_away_fails_them_all_and_is_named(
-    xapi: Any, pool: dict[str, Any], session: Session, ref: str | None, who: str
+def _certificate_of(host: str) -> str:
+    return make_identity(dns=("*.example", f"{host.removeprefix('OpaqueRef:')}.example")).pem
+
+
+@pytest.mark.parametrize("code", ["HOST_OFFLINE", "CANNOT_CONTACT_HOST", "HOST_NOT_LIVE", "HOST_BROKEN"])
+def test_around_a_dead_host_the_ways_to_the_others_are_worked_out(
+    xapi: Any, pool: dict[str, Any], session: Session, caplog: pytest.LogCaptureFixture, code: str
 ) -> None:
+    pool["host_metrics"]["OpaqueRef:metrics-b"]["live"] = code == "CANNOT_CONTACT_HOST"
+    certificate = _certificate_of("a")
+    for _ in range(2):
+        xapi.say("VDI.get_nbd_info", xapi.fail(code, "OpaqueRef:b"))
+        xapi.say("host.get_server_certificate", certificate)
+        [found] = nbd_endpoints(session, VDI, "web root")
+    assert (found.host, found.address, found.port, found.tls) == ("uuid-a", "10.1.0.1", 10809, True)
+    assert (found.certificate_pem, found.subject) == (certificate, "a.example")
+    assert found.export_name == f"/uuid-vdi?session_id={next(iter(xapi.sessions))}"
+    assert xapi.calls[-1][1][1:] == ("OpaqueRef:a",)
+    assert len(caplog.records) == 1
+    assert "host b does not answer" in caplog.text
+    assert "xe host-forget uuid=uuid-b" in caplog.text
+    assert "session" not in caplog.text
+
+
+def test_the_port_that_xapi_named_before_is_used_around_a_dead_host(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1", port="10810")], xapi.fail("HOST_OFFLINE", "OpaqueRef:b"))
+    xapi.handlers["host.get_server_certificate"] = _certificate_of
+    nbd_endpoints(session, VDI, "web root")
+    assert [e.port for e in nbd_endpoints(session, VDI, "web root")] == [10810]
+
+
+def test_a_call_that_hangs_on_a_dying_host_is_gone_around(start_xapi: Any) -> None:
+    xapi, released = start_xapi(), threading.Event()
+    _serve(xapi, POOL)
+    xapi.say("VDI.get_nbd_info", xapi.hang(released))
+    xapi.handlers["host.get_server_certificate"] = _certificate_of
+    with Session.login("lab", xapi.settings(timeout=0.3)) as session:
+        assert {e.host for e in nbd_endpoints(session, VDI, "web root")} == {"uuid-a", "uuid-b"}
+        released.set()
+
+
+def test_where_a_host_gives_no_certificate_it_is_not_read_from(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    pool["PBD"]["OpaqueRef:pbd-c"]["SR"] = "OpaqueRef:sr"
+    xapi.say("VDI.get_nbd_info", xapi.fail("HOST_OFFLINE"))
+    xapi.handlers["host.get_server_certificate"] = lambda host: (
+        _certificate_of("b") if host == "OpaqueRef:b" else xapi.fail("CANNOT_CONTACT_HOST", host)
+    )
+    assert {e.host for e in nbd_endpoints(session, VDI, "web root")} == {"uuid-b"}
+
+
+@pytest.mark.parametrize(("change", "mode"), [("insecure_nbd", "certificate"), ("nbd", "ca")])
+def test_without_a_need_for_certificates_none_has_to_be_there(
+    start_xapi: Any, change: str, mode: str
+) -> None:
+    xapi, records = start_xapi(), copy.deepcopy(POOL)
+    _serve(xapi, records)
+    records["network"]["OpaqueRef:backup"]["purpose"] = [change]
+    xapi.say("VDI.get_nbd_info", xapi.fail("HOST_OFFLINE", "OpaqueRef:b"))
+    xapi.handlers["host.get_server_certificate"] = lambda _: xapi.fail("MESSAGE_METHOD_UNKNOWN", "x")
+    with Session.login("lab", xapi.settings(nbd_tls=mode)) as session:
+        [found] = nbd_endpoints(session, VDI, "web root")
+    assert (found.host, found.certificate_pem, found.subject) == ("uuid-a", "", "a")
+
+
+@pytest.mark.parametrize(
+    ("ref", "who", "remedy"),
+    [("OpaqueRef:b", "host b", "xe host-forget uuid=uuid-b"), (None, "a host", "look at the pool's hosts")],
+)
+def test_a_dead_host_that_leaves_no_way_is_named_with_what_to_do(
+    xapi: Any, pool: dict[str, Any], session: Session, ref: str | None, who: str, remedy: str
+) -> None:
+    _lose_hosts_with_storage(pool)
     xapi.say("VDI.get_nbd_info", xapi.fail("HOST_OFFLINE", *([ref] if ref else [])))
     refused = _refused(session)
-    assert who in str(refused)
+    assert f"{who} does not answer" in str(refused)
+    assert "no other host can serve the disk" in str(refused)
+    assert remedy in str(refused)
     assert refused.temporary
+
+
+def test_around_a_dead_host_a_disk_without_data_is_still_none(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    xapi.handlers["VDI.get_record"] = lambda _: {"uuid": "x", "type": "cbt_metadata", "SR": "OpaqueRef:sr"}
+    xapi.say("VDI.get_nbd_info", xapi.fail("HOST_OFFLINE", "OpaqueRef:b"))
+    refused = _refused(session)
+    assert "metadata-only snapshot" in str(refused)
+    assert not refused.temporary
+
+
+@pytest.mark.parametrize("field", ["live", "enabled"])
+def test_a_host_that_is_off_or_in_maintenance_is_left_to_others(
+    xapi: Any, pool: dict[str, Any], session: Session, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    caplog.set_level(logging.INFO, "workers.xenapi")
+    record = (
+        pool["host"]["OpaqueRef:a"] if field == "enabled" else pool["host_metrics"]["OpaqueRef:metrics-a"]
+    )
+    record[field] = False
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1"), _info("10.1.0.2")], [_info("10.1.0.1")])
+    assert [e.host_name for e in nbd_endpoints(session, VDI, "web root")] == ["b"]
+    assert "host a is not read from: it is " + ("offline" if field == "live" else "disabled") in caplog.text
+    assert [e.host_name for e in nbd_endpoints(session, VDI, "web root")] == ["a"], "better than none"
+
+
+def test_a_pool_that_tells_nothing_of_its_hosts_health_is_read_from(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    xapi.handlers["host_metrics.get_all_records"] = lambda: xapi.fail(
+        "MESSAGE_METHOD_UNKNOWN", "host_metrics"
+    )
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
+    assert [e.host_name for e in nbd_endpoints(session, VDI, "web root")] == ["a"]
+
+
+def test_a_purpose_that_is_just_being_changed_is_waited_for_once(
+    xapi: Any, pool: dict[str, Any], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.xenapi.endpoints.PROPAGATION_SECONDS", 5.0)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        pool["network"]["OpaqueRef:backup"]["purpose"] = ["nbd"]
+
+    monkeypatch.setattr("workers.xenapi.endpoints.time.sleep", sleep)
+    _drop_purpose(pool)
+    xapi.say("VDI.get_nbd_info", [], [_info("10.1.0.1")])
+    assert [e.host_name for e in nbd_endpoints(session, VDI, "web root")] == ["a"]
+    assert len(pauses) == 1
+
+    monkeypatch.setattr("workers.xenapi.endpoints.PROPAGATION_SECONDS", 0.05)
+    monkeypatch.setattr("workers.xenapi.endpoints.time.sleep", lambda _: pauses.append(_))
+    _mix_purposes(pool)
+    xapi.handlers["VDI.get_nbd_info"] = lambda _: [_info("10.1.0.1")]
+    _refused(session)
+    waited = len(pauses)
+    assert waited > 1
+    _refused(session)
+    assert len(pauses) == waited, "the next disk is not kept waiting for what did not come"
+
+
+def test_a_session_that_ends_meanwhile_never_leaves_stale_export_names(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    [old] = xapi.sessions
+
+    def networks() -> Any:
+        if old in xapi.sessions:
+            xapi.sessions.clear()
+            return xapi.fail("SESSION_INVALID", old)
+        return pool["network"]
+
+    xapi.handlers["network.get_all_records"] = networks
+    xapi.handlers["VDI.get_nbd_info"] = lambda _: [
+        {**_info("10.1.0.1"), "exportname": f"/x?session_id={next(iter(xapi.sessions))}"}
+    ]
+    [found] = nbd_endpoints(session, VDI, "web root")
+    assert xapi.sessions
+    assert found.export_name == f"/x?session_id={next(iter(xapi.sessions))}"
 
 
 def test_other_failures_pass_through(xapi: Any, pool: dict[str, Any], session: Session) -> None:

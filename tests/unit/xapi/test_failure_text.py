@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.xenapi.errors import XapiFailure, failure_text, needed_role, redact
+from workers.xenapi.errors import XapiFailure
+from workers.xenapi.meanings import failure_text, needed_role, redact
 
 REF = "OpaqueRef:1b2c3d4e-0000-1111-2222-333344445555"
 
@@ -16,7 +17,11 @@ REF = "OpaqueRef:1b2c3d4e-0000-1111-2222-333344445555"
         ("VDI_IN_USE", [], "(VDI_IN_USE)"),
         ("VDI_INCOMPATIBLE_TYPE", [REF, "CBT metadata"], "a metadata-only snapshot has no data"),
         ("LICENCE_RESTRICTION", ["CBT"], "licence does not include this"),
-        ("OTHER_OPERATION_IN_PROGRESS", ["SR", REF, "VDI.snapshot", REF], "another operation holds"),
+        (
+            "OTHER_OPERATION_IN_PROGRESS",
+            ["SR", REF, "VDI.snapshot", REF],
+            "another operation, VDI.snapshot, holds the SR",
+        ),
         ("SR_BACKEND_FAILURE_459", ["", "Inconsistent bitmaps", ""], "has to be a full one"),
         ("SR_BACKEND_FAILURE_460", ["", "unrelated", ""], "has to be a full one"),
         ("HANDLE_INVALID", ["VDI", REF], "the object is gone"),
@@ -44,6 +49,8 @@ def test_known_codes_say_what_to_do(code: str, params: list[str], expected: str)
         ("vdi.data_destroy", "vm-admin"),
         ("network.add_purpose", "pool-admin"),
         ("vdi.get_record", "read-only"),
+        ("vdi.get_nbd_info", "vm-admin"),
+        ("host.get_server_certificate", "read-only"),
     ],
 )
 def test_a_denied_call_names_the_role_it_needs(method: str, role: str) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from workers.xenapi import AnswerLost, BadAnswer, CallTimedOut, Session, SessionLost, XapiFailure
+from workers.xenapi import (
+    AnswerLost,
+    BadAnswer,
+    CallCancelled,
+    CallTimedOut,
+    Session,
+    SessionLost,
+    XapiFailure,
+)
 
 TASK = "OpaqueRef:task"
 
@@ -59,7 +67,7 @@ def test_a_fast_task_is_not_kept_waiting(xapi: Any, session: Session) -> None:
 
 def test_polls_become_rarer(xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("workers.xenapi.session.time.sleep", pauses.append)
+    monkeypatch.setattr("workers.xenapi.tasks.time.sleep", pauses.append)
     xapi.say("task.get_record", *[_record("pending")] * 14, _record("success"))
     session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
     assert pauses[0] == pytest.approx(0.05)
@@ -104,13 +112,13 @@ def test_a_call_without_task_mode_is_made_without_a_task(xapi: Any, session: Ses
 def test_a_busy_object_is_asked_again_for_a_while(
     xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    monkeypatch.setattr("workers.xenapi.session._POLL_LONGEST", 0.01)
+    monkeypatch.setattr("workers.xenapi.tasks._BUSY_FIRST", 0.01)
     xapi.say("Async.VM.snapshot", xapi.fail(code, "SR", "OpaqueRef:sr"), TASK, TASK)
     xapi.say("task.get_record", _record("failure", "", code), _record("success", "<value>new</value>"))
     assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "new"
     assert xapi.methods().count("Async.VM.snapshot") == 3
     assert xapi.methods().count("task.destroy") == 2
-    monkeypatch.setattr("workers.xenapi.session._QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr("workers.xenapi.tasks._QUEUE_SECONDS", 0.05)
     xapi.handlers["Async.VM.snapshot"] = lambda *_: xapi.fail(code, "SR", "OpaqueRef:sr")
     with pytest.raises(XapiFailure, match=code):
         session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
@@ -161,14 +169,70 @@ def test_a_task_that_vanished(xapi: Any, session: Session) -> None:
         session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
 
 
-def test_a_session_that_ends_meanwhile(xapi: Any, session: Session) -> None:
+def test_a_session_that_ends_meanwhile_is_replaced_and_the_task_goes_on(xapi: Any, session: Session) -> None:
     def end_session(_: str) -> dict[str, Any]:
         xapi.sessions.clear()
+        xapi.handlers["task.get_record"] = lambda _: _record("success", "<value>x</value>")
         return _record("pending")
 
     xapi.handlers["task.get_record"] = end_session
+    assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "x"
+    assert xapi.methods().count("Async.VM.snapshot") == 1
+    assert xapi.methods().count("session.login_with_password") == 2
+
+
+def test_a_session_that_ended_before_the_task_began(xapi: Any, session: Session) -> None:
+    xapi.sessions.clear()
     with pytest.raises(SessionLost):
         session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+
+
+@pytest.mark.parametrize(("end", "ended"), [("cancelled", True), ("pending", False)])
+def test_told_to_stop_cancels(
+    xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch, end: str, ended: bool
+) -> None:
+    monkeypatch.setattr("workers.xenapi.tasks._CANCEL_SECONDS", 0.3)
+    xapi.handlers["task.get_record"] = lambda _: _record(
+        end if "task.cancel" in xapi.methods() else "pending"
+    )
+    with pytest.raises(CallCancelled, match=r"pool lab: VM\.snapshot was") as caught:
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new", cancelled=lambda: True)
+    assert caught.value.ended is ended
+    assert "task.cancel" in xapi.methods()
+    assert xapi.methods()[-1] == "task.destroy"
+
+
+def test_a_task_that_ends_although_it_was_cancelled_gives_its_result(xapi: Any, session: Session) -> None:
+    stop: list[bool] = []
+
+    def get_record(_: str) -> dict[str, Any]:
+        if "task.cancel" in xapi.methods():
+            return _record("success", "<value>OpaqueRef:made</value>")
+        stop.append(True)
+        return _record("pending")
+
+    xapi.handlers["task.get_record"] = get_record
+    found = session.call_async("VM.snapshot", "OpaqueRef:vm", "new", cancelled=lambda: bool(stop))
+    assert found == "OpaqueRef:made"
+
+
+def test_told_to_stop_while_the_object_is_busy(xapi: Any, session: Session) -> None:
+    xapi.handlers["Async.VM.snapshot"] = lambda *_: xapi.fail("TOO_MANY_PENDING_TASKS")
+    with pytest.raises(CallCancelled, match="was not begun") as caught:
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new", cancelled=lambda: True)
+    assert caught.value.ended
+    assert xapi.methods().count("Async.VM.snapshot") == 1
+
+
+def test_a_busy_object_is_asked_more_and_more_rarely(
+    xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("workers.xenapi.tasks.time.sleep", pauses.append)
+    xapi.say("Async.VM.snapshot", *[xapi.fail("TOO_MANY_PENDING_TASKS")] * 6, TASK)
+    xapi.say("task.get_record", _record("success", "<value>x</value>"))
+    assert session.call_async("VM.snapshot", "OpaqueRef:vm", "new") == "x"
+    assert pauses == [1, 2, 4, 8, 15, 15]
 
 
 @pytest.mark.parametrize("result", ["<value>", "<value><array><data/></array></value>", "<other>x</other>"])
