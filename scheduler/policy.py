@@ -66,7 +66,7 @@ class Hooks(_Strict):
     before_snapshot: tuple[str, ...] = ()
     after_snapshot: tuple[str, ...] = ()
     after_run: tuple[str, ...] = ()
-    timeout: float = Field(300.0, gt=0, le=3600)
+    timeout: float = Field(default=300.0, gt=0, le=3600)
     """Seconds each may take."""
     on_failure: Literal["skip", "continue"] = "skip"
     """What becomes of a VM whose `before_snapshot` failed: it is not backed up, or it is and that is said."""

@@ -1,0 +1,107 @@
+"""A run's result in words: what was done, why, how fast, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from scheduler.terminal.tables import duration, size
+
+
+@dataclass(frozen=True)
+class Message:
+    subject: str
+    text: str
+    problem: bool
+    """Somebody should look: the run did not succeed, or it did and something besides it went wrong."""
+    result: Mapping[str, Any]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What a webhook gets; `text` is where chat services look for what to show."""
+        return {
+            "text": f"{self.subject}\n{self.text}",
+            "subject": self.subject,
+            "problem": self.problem,
+            "result": dict(self.result),
+        }
+
+
+def compose(result: Mapping[str, Any], troubles: Sequence[str] = (), forgotten: int = 0) -> Message:
+    """`result` as `runs/<run>/result` has it; `troubles` are lines about what failed after the run had
+    ended, `forgotten` how many restore points its policy let go."""
+    wrong = [line for line in (result.get("error"), *_failed(result), *result.get("warnings", ())) if line]
+    wrong += troubles
+    lines = [*_head(result)]
+    if wrong:
+        lines += ["", "What went wrong:", *(f"- {line}" for line in wrong)]
+    for vm, rows in groupby(result["disks"], key=lambda row: row["vm"]):
+        done = [_disk(row) for row in rows if row.get("vdi")]
+        if done:
+            lines += ["", f"VM {vm}:", *(f"- {line}" for line in done)]
+    if forgotten:
+        lines += ["", f"Restore points forgotten by the policy's keep: {forgotten}."]
+    return Message(
+        subject=_subject(result, bool(troubles or result.get("warnings"))),
+        text="\n".join(lines) + "\n",
+        problem=bool(wrong) or result["status"] not in ("succeeded", "cancelled"),
+        result=result,
+    )
+
+
+def _subject(result: Mapping[str, Any], remarks: bool) -> str:
+    what = f"policy {result['policy']}" if result.get("policy") else "backup"
+    failed = sum(bool(row.get("error")) for row in result["disks"])
+    status = str(result["status"])
+    if status == "partial":
+        status += f", {failed} of {len(result['disks'])} failed"
+    elif status == "succeeded" and remarks:
+        status += ", with remarks"
+    return " ".join(f"cbtfleet: {what} on pool {result.get('pool')}: {status}".split())
+
+
+def _head(result: Mapping[str, Any]) -> Iterator[str]:
+    policy = f" of policy {result['policy']}" if result.get("policy") else ""
+    yield f"Run {result['run']}{policy} on pool {result.get('pool')}: {result['status']}."
+    started, ended = result.get("started"), result.get("ended")
+    if started and ended:
+        took = duration(max(0.0, (_time(ended) - _time(started)).total_seconds()))
+        yield f"Started {started}, ended {ended}, after {took}."
+    if result.get("slot") and started:
+        late = (_time(started) - _time(result["slot"])).total_seconds()
+        if late >= 120:
+            yield f"It was due at {result['slot']} and began {duration(late)} late."
+    rows = result["disks"]
+    if rows:
+        read, stored = (sum(row.get(key) or 0 for row in rows) for key in ("read_bytes", "stored_bytes"))
+        disks = "1 disk" if len(rows) == 1 else f"{len(rows)} disks"
+        yield f"{disks}, {size(read)} read, {size(stored)} stored."
+
+
+def _failed(result: Mapping[str, Any]) -> Iterator[str]:
+    for row in result["disks"]:
+        if row.get("error"):
+            vm = f'VM "{row["vm"]}"'
+            yield row["error"] if vm in row["error"] else f"{vm}, disk {_name(row)}: {row['error']}"
+
+
+def _disk(row: Mapping[str, Any]) -> str:
+    if row.get("error"):
+        return f"{_name(row)}: failed, see above"
+    why = f", because {row['reason']}" if row.get("reason") else ""
+    line = f"{_name(row)}: {row['mode']}{why}; {size(row['changed_bytes'])} changed"
+    line += f", {size(row['stored_bytes'])} stored in {duration(row['seconds'])}"
+    if row.get("bytes_per_second"):
+        line += f" ({size(row['bytes_per_second'])}/s)"
+    return f"{line}, restore point {row['point']}"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row.get("name") or row.get("vdi"))
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
