@@ -133,8 +133,8 @@ class Course:
                     self.evidence.stuck.append(str(stuck))
                 sampler.stop()
                 self.evidence.spilt |= sampler.spilt
-                self.evidence.longest_rest = sampler.longest_rest()
                 self.evidence.log = fleet.pool.get("/log")
+                self.evidence.longest_rest = sampler.longest_rest(self.evidence.log["connections"])
                 self.evidence.leftovers = fleet.pool.get("/leftovers")
                 judge(self.evidence, store, keys, repository, fleet.pool)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,35 @@ def secrets_of(fleet: Fleet) -> dict[str, bytes]:
     return found
 
 
+@dataclass(frozen=True)
+class Look:
+    """One host's slots at one moment, by the ledger."""
+
+    time: float
+    host: str
+    used: int
+    resting: set[tuple[int, int]]
+    """Number and fence of those in QUARANTINE."""
+
+
+def longest_rest(looks: Iterable[Look], connections: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds that a grant was seen in QUARANTINE while its host counted fewer connections than slots in use."""
+    held = [one for one in connections if one["outcome"] != "rejected-busy"]
+    since: dict[tuple[str, int, int], float] = {}
+    longest = 0.0
+    for look in looks:
+        counted = sum(
+            one["host"] == look.host and one["opened"] <= look.time < (one["freed"] or float("inf"))
+            for one in held
+        )
+        idle = {(look.host, *slot) for slot in look.resting} if counted < look.used else set()
+        for gone in [slot for slot in since if slot[0] == look.host and slot not in idle]:
+            del since[gone]
+        for slot in idle:
+            longest = max(longest, look.time - since.setdefault(slot, look.time))
+    return round(longest, 1)
+
+
 class Sampler:
     def __init__(self, settings: Settings, fleet: Fleet) -> None:
         self._settings = settings
@@ -42,7 +72,7 @@ class Sampler:
         self._secrets = secrets_of(fleet)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
-        self._rests: dict[tuple[str, int, int], list[float]] = {}
+        self._looks: list[Look] = []
         self.spilt: set[str] = set()
 
     @classmethod
@@ -65,19 +95,19 @@ class Sampler:
         for path in self._fleet.folder.glob("*.log"):
             self._look_at(path.name, path.read_bytes())
 
-    def longest_rest(self) -> float:
-        """Seconds that a slot was seen in QUARANTINE for one and the same grant."""
-        return round(max((last - first for first, last in self._rests.values()), default=0.0), 1)
+    def longest_rest(self, connections: list[Mapping[str, Any]]) -> float:
+        """By the hosts' log, `connections`: how long a slot rested for nothing, in seconds."""
+        return longest_rest(self._looks, connections)
 
     def _sample(self) -> None:
         looked = time.monotonic()
         while not self._end.wait(EVERY):
             with suppress(CbtfleetError), closing(Ledger.open(self._settings)) as ledger:
-                now = time.monotonic()
                 for host in ledger.hosts():
-                    for slot in ledger.slots(host.pool, host.host):
-                        if slot.state == "QUARANTINE":
-                            self._rests.setdefault((host.host, slot.number, slot.fence), [now, now])[1] = now
+                    slots = ledger.slots(host.pool, host.host)
+                    used = [slot for slot in slots if slot.state != "FREE"]
+                    resting = {(slot.number, slot.fence) for slot in used if slot.state == "QUARANTINE"}
+                    self._looks.append(Look(time.time(), host.host, len(used), resting))
             if time.monotonic() - looked > SECRETS_EVERY:
                 self._look_into_redis()
                 looked = time.monotonic()

@@ -10,13 +10,15 @@ import pytest
 from tests.faults.__main__ import Line, play, summary
 from tests.faults.opens import blocks_read, most_at_once, most_opens
 from tests.faults.plan import KINDS, PAUSES, draw
+from tests.faults.samples import Look, longest_rest
 from tests.faults.tree import copy_sources
 
-SEEDS = (158, 234)
+SEEDS = (158, 170)
 """Small ones, with a file store."""
 
 BROKEN_SEED = 170
-"""Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end."""
+"""Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end. It is among the SEEDS,
+so nothing but what is broken makes the difference."""
 
 TOO_EARLY = {
     "workers/fleet/lua/prelude/slot.lua": (
@@ -95,6 +97,15 @@ def test_opens_in_progress_end_with_their_answer_or_their_connection() -> None:
     assert most_opens([one, entry(1, 5, 9, vdi="e")], "vdi") == 1
     assert most_opens([one, entry(1, None, 1, outcome="rejected-busy")], "host") == 1
     assert most_opens([entry(0, None, None), entry(100, 101, 102)], "host") == 2
+
+
+def test_how_long_a_slot_rests_for_nothing() -> None:
+    """Slot 0 rests from 1 to 9, and its host has the connection until 4."""
+    looks = [Look(t, "h", 1, {(0, 7)} if 1 <= t <= 9 else set()) for t in range(12)]
+    held = {"host": "h", "opened": 0, "freed": 4, "outcome": "disconnected"}
+    assert longest_rest(looks, [held]) == 5
+    assert longest_rest(looks, []) == 8
+    assert longest_rest(looks, [{**held, "freed": None}]) == 0
 
 
 def test_blocks_are_read_when_their_bytes_were_sent() -> None:
