@@ -106,11 +106,11 @@ def note_claims_and_releases(folder: Path) -> None:
             note("released", grant)
             return answer
 
-        ledger.claim = noted_claim  # type: ignore[method-assign]
-        ledger.release = noted_release  # type: ignore[method-assign]
+        ledger.claim = noted_claim
+        ledger.release = noted_release
         return ledger
 
-    Ledger.open = open_noting  # type: ignore[method-assign, assignment]
+    Ledger.open = open_noting  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

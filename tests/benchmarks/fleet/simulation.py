@@ -23,9 +23,9 @@ from workers.fleet.keys import KEYS
 
 POOL = "lab"
 BATCH_MIB = 32
-HOST_RATE = 300
+HOST_RATE = 300.0
 """MiB/s of one host, shared by its streams."""
-STREAM_RATE = 100
+STREAM_RATE = 100.0
 """MiB/s of a stream that has enough of its host."""
 OPEN = 2.0
 """Seconds of an open: the host plugs a VBD."""
@@ -76,12 +76,19 @@ class _Node:
 
 class Simulation:
     def __init__(
-        self, ledger: Ledger, clock: Clock, client: Any, hosts: dict[str, Does], processes: int
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        client: Any,
+        hosts: dict[str, Does],
+        processes: int,
+        host_rate: float = HOST_RATE,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._client = client
         self.hosts = hosts
+        self._host_rate = host_rate
         self.disks: dict[str, DiskLog] = {}
         self.most_opens: Counter[str] = Counter()
         """The most opens that were in progress at once, by host and by disk."""
@@ -228,7 +235,7 @@ class Simulation:
         return Outcome.CLEAN
 
     def _seconds_of_a_batch(self, host: str) -> float:
-        rate = min(STREAM_RATE, HOST_RATE / self._reading[host])
+        rate = min(STREAM_RATE, self._host_rate / self._reading[host])
         return BATCH_MIB / rate * self._rng.uniform(0.8, 1.2)
 
 
