@@ -49,7 +49,7 @@ class Deeds:
             return None
         kills = kind.startswith("kill")
         if "stream process" in kind:
-            children = member.children()
+            children = self._busy(member) or member.children()
             if not children:
                 return None
             pid = dice.choice(children)
@@ -74,8 +74,13 @@ class Deeds:
         return self._timing.lease + self._timing.quarantine + dice.uniform(0.5, 3.0)
 
     def _pick(self, kind: str, dice: random.Random) -> Member | None:
+        """Rather one that has a connection to a host."""
         members = self._fleet.of(kind)
-        return dice.choice(members) if members else None
+        busy = [member for member in members if kind == "worker" and self._busy(member)]
+        return dice.choice(busy or members) if members else None
+
+    def _busy(self, member: Member) -> list[int]:
+        return member.busy_children(self._fleet.pool.facts["nbd_port"])
 
     def _replace(self, member: Member, dice: random.Random) -> None:
         kind = member.name.partition("-")[0]

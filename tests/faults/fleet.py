@@ -68,6 +68,11 @@ class Member:
             return [int(pid) for pid in task.read_text().split()]
         return []
 
+    def busy_children(self, nbd_port: int) -> list[int]:
+        """Those that have a connection to a host right now."""
+        connected = _sockets_to(nbd_port)
+        return [pid for pid in self.children() if connected & _sockets_of(pid)]
+
     def send(self, number: signal.Signals, pid: int | None = None) -> bool:
         """To one process, by default the parent; False when it is gone."""
         try:
@@ -91,6 +96,27 @@ class Member:
                 if int(rest[3]) == self.process.pid and rest[0] not in "ZX":
                     found.append(int(entry.name))
         return found
+
+
+def _sockets_to(port: int) -> set[str]:
+    """The inodes of this machine's established connections to a port (proc(5), net/tcp)."""
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[2].endswith(f":{port:04X}") and fields[3] == "01":
+            found.add(fields[9])
+    return found
+
+
+def _sockets_of(pid: int) -> set[str]:
+    found = set()
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                target = os.readlink(descriptor)
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found
 
 
 @dataclass

@@ -132,7 +132,7 @@ def draw(seed: int) -> Schedule:
     first = list(KINDS)[seed % len(KINDS)]
     runs = []
     for number in range(dice.choice((2, 2, 3))):
-        kinds = dice.choices(list(KINDS), list(KINDS.values()), k=dice.randint(1, 4))
+        kinds = dice.choices(list(KINDS), list(KINDS.values()), k=dice.randint(2, 5))
         if number == 0:
             kinds[0] = first
         times = sorted(round(dice.uniform(0.3, WINDOW[number > 0]), 2) for _ in kinds)

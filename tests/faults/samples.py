@@ -48,7 +48,7 @@ class Look:
 
 
 def longest_rest(looks: Iterable[Look], connections: Iterable[Mapping[str, Any]]) -> float:
-    """Seconds that a grant was seen in QUARANTINE while its host counted fewer connections than slots in use."""
+    """Seconds that a grant was seen in QUARANTINE while its host counted fewer than slots were in use."""
     held = [one for one in connections if one["outcome"] != "rejected-busy"]
     since: dict[tuple[str, int, int], float] = {}
     longest = 0.0

@@ -17,8 +17,8 @@ SEEDS = (158, 170)
 """Small ones, with a file store."""
 
 BROKEN_SEED = 170
-"""Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end. It is among the SEEDS,
-so nothing but what is broken makes the difference."""
+"""Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end. It is among the
+SEEDS, so nothing but what is broken makes the difference."""
 
 TOO_EARLY = {
     "workers/fleet/lua/prelude/slot.lua": (
