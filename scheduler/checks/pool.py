@@ -24,7 +24,7 @@ def check_pool(name: str, settings: PoolSettings) -> list[Check]:
     """Every Check of one pool; one only when we don't get in."""
     title = f"pool {name}"
     try:
-        with Session.login(name, settings) as session:
+        with Session.login(name, settings, patience=0) as session:
             found = [ok(title, f"logged in at its master, {session.master_address}")]
             found += _check_trust(title, settings)
             parts: tuple[tuple[str, Callable[[Session], list[Check]]], ...] = (
