@@ -37,11 +37,12 @@ def play(seed: int, folder: Path, tree: Path) -> Line:
         process = subprocess.Popen(
             command, cwd=tree, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": str(tree)}
         )
+    (folder / "driver.pid").write_text(str(process.pid))
     try:
         process.wait(LONGEST)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        process.terminate()
+        process.wait(60)
     finally:
         _end_sessions(folder)
     with suppress(OSError):
@@ -56,6 +57,13 @@ def _end_sessions(folder: Path) -> None:
         for line in (folder / "sessions").read_text().split():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(int(line), signal.SIGKILL)
+
+
+def _stop_driver(folder: Path) -> None:
+    """It ends what it has started; nothing to do when it has ended, or never began."""
+    with suppress(OSError, ProcessLookupError):
+        if not (folder / "line.json").exists():
+            os.kill(int((folder / "driver.pid").read_text()), signal.SIGTERM)
 
 
 def summary(lines: Iterable[Line]) -> str:
@@ -107,18 +115,24 @@ def main() -> int:
     tree = copy_sources((folder / "tree").absolute())
     lines: list[Line] = []
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(given.jobs) as pool:
         played = {}
         for seed in range(given.seed, given.seed + given.count):
             place = folder / f"seed-{seed}"
             shutil.rmtree(place, ignore_errors=True)
             played[pool.submit(play, seed, place, tree)] = place
-        for done in as_completed(played):
-            line = done.result()
-            lines.append(line)
-            with report.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            _say(line, played[done], keep=given.keep)
+        try:
+            for done in as_completed(played):
+                line = done.result()
+                lines.append(line)
+                with report.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                _say(line, played[done], keep=given.keep)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for place in played.values():
+                _stop_driver(place)
     print()
     print(summary(lines))
     print(f"{time.monotonic() - began:.0f} s; each schedule's line: {report}")

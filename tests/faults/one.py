@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 import traceback
@@ -72,7 +73,13 @@ def run_one(seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def _stop(*_: object) -> None:
+    """Leaves through every `finally`, so that nothing that was started stays."""
+    raise SystemExit(1)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, _stop)
     seed, folder = int(sys.argv[1]), Path(sys.argv[2]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "line.json").write_text(json.dumps(run_one(seed, folder)))
