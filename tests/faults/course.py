@@ -162,7 +162,7 @@ class Course:
         store = FolderStore(folder) if schedule.store == "file" else BucketStore(folder)
         stack.callback(store.stop)
         os.environ.update(store.environment)
-        fleet = Fleet(schedule, folder, pool, redis_server, store)
+        fleet = Fleet(schedule, folder, pool, redis_server, store, self._began)
         stack.callback(fleet.kill_all)
         fleet.config.write_text(configuration(schedule, folder, pool, redis_server, store.settings))
         own = configuration(schedule, folder, pool, redis_server, store.own_settings)

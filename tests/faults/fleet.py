@@ -126,6 +126,8 @@ class Fleet:
     pool: Pool
     redis: RedisServer
     store: FolderStore | BucketStore
+    began: float = 0.0
+    """On the monotonic clock; the timeline counts from there."""
     members: list[Member] = field(default_factory=list)
     started: int = 0
 

@@ -102,12 +102,23 @@ class Sampler:
     def _sample(self) -> None:
         looked = time.monotonic()
         while not self._end.wait(EVERY):
-            with suppress(CbtfleetError), closing(Ledger.open(self._settings)) as ledger:
+            with (
+                suppress(CbtfleetError),
+                closing(Ledger.open(self._settings)) as ledger,
+                (self._fleet.folder / "slots.txt").open("a") as out,
+            ):
                 for host in ledger.hosts():
                     slots = ledger.slots(host.pool, host.host)
                     used = [slot for slot in slots if slot.state != "FREE"]
                     resting = {(slot.number, slot.fence) for slot in used if slot.state == "QUARANTINE"}
                     self._looks.append(Look(time.time(), host.host, len(used), resting))
+                    states = " ".join(
+                        f"{slot.number}:{slot.state}:{slot.disk[:6]}{' stuck' * slot.stuck}" for slot in used
+                    )
+                    out.write(
+                        f"{time.monotonic() - self._fleet.began:7.2f} {host.host[:8]}"
+                        f" unaccounted {host.unaccounted}, lowered {host.lowered}: {states}\n"
+                    )
             if time.monotonic() - looked > SECRETS_EVERY:
                 self._look_into_redis()
                 looked = time.monotonic()
