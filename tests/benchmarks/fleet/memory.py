@@ -30,7 +30,7 @@ def bench_memory(quick: bool) -> Iterator[Row]:
     batches = disks * estate.batches
     size = f"{batches:,} batches, {disks:,} disks, {estate.vms:,} VMs, 40 hosts"
     yield Row(f"Redis memory, {size}", _mb(used), "5 MB", used <= MEMORY_AIM, "used_memory, the difference")
-    apart = used - kinds["plan"]
+    apart = used - kinds["plans"]
     yield Row(
         "of it without the plans",
         _mb(apart),
