@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from scheduler.after_run import after_run
 from scheduler.cleanup import clean_up_vm
 from scheduler.context import ControlContext
 from scheduler.patience import with_patience
@@ -116,12 +117,14 @@ def _found_committed(
             "vm": facts["name"],
             "vm_uuid": vm_uuid,
             "vdi": planned["disk"],
+            "name": planned["facts"]["name"],
             "mode": planned["facts"]["mode"],
             "reason": planned["facts"]["reason"],
             "changed_bytes": planned["facts"]["changed_bytes"],
             "read_bytes": disk.read_bytes if disk else 0,
             "stored_bytes": disk.stored_bytes if disk else 0,
             "seconds": 0.0,
+            "bytes_per_second": None,
             "point": point.id if point and disk else None,
             "error": None if disk else "it failed before Redis forgot the run; the scheduler's log has why",
         }
@@ -151,20 +154,23 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
 
 
 def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, Any]:
-    """One disk of the run's result, as the command line prints it."""
+    """One disk of the run's result. Its seconds, and so its speed, count from its plan: waiting is in them."""
     error = disk.error
+    seconds = _seconds(disk)
     if disk.state == "cancelled":
         error = error or "cancelled"
     return {
         "vm": facts["name"],
         "vm_uuid": vm_uuid,
         "vdi": disk.disk,
+        "name": disk.facts["name"],
         "mode": disk.facts["mode"],
         "reason": disk.facts["reason"],
         "changed_bytes": disk.facts["changed_bytes"],
         "read_bytes": disk.read_bytes,
         "stored_bytes": disk.stored_bytes,
-        "seconds": _seconds(disk),
+        "seconds": seconds,
+        "bytes_per_second": round(disk.read_bytes / seconds) if seconds else None,
         "point": None,
         "error": error,
     }
@@ -184,12 +190,14 @@ def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
             "vm": facts["name"],
             "vm_uuid": vm_uuid,
             "vdi": vdi,
+            "name": said.get("name"),
             "mode": None,
             "reason": None,
             "changed_bytes": 0,
             "read_bytes": 0,
             "stored_bytes": 0,
             "seconds": 0.0,
+            "bytes_per_second": None,
             "point": None,
             "error": said["error"],
         }
@@ -198,24 +206,31 @@ def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
 
 
 def end_run(context: ControlContext, run: str) -> None:
-    """Sums the run up, in the repository and in the ledger."""
+    """Sums the run up, in the repository and in the ledger; then what follows a run."""
+    after_run(context, _end_run(context, run))
+
+
+def _end_run(context: ControlContext, run: str) -> dict[str, Any]:
     facts = context.ledger.run_facts(run)
     kept = context.repository.result(run)
     if kept is not None:  # another scheduler's, or from before Redis forgot that the run had ended
         context.repository.close_run(run, kept)
         context.ledger.end_run(run, kept)
-        return
+        return kept
     progress = context.ledger.progress(run)
     rows = [row for vm in progress.vms for row in [*vm.facts.get("rows", []), *_failed_rows(vm.facts, vm.vm)]]
+    night = RunRequest.from_facts(facts["request"]).night
+    skipped = None if night is None else night.skipped
     result = {
         "run": run,
-        "status": _status(rows, facts.get("error"), cancelled=progress.cancelled),
+        "status": "skipped" if skipped else _status(rows, facts.get("error"), cancelled=progress.cancelled),
         "policy": facts["request"]["policy"],
         "pool": facts["request"]["pool"],
+        "slot": None if night is None else night.slot,
         "started": facts["started"],
         "ended": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "error": facts.get("error"),
-        "warnings": [vm.facts["warning"] for vm in progress.vms if "warning" in vm.facts],
+        "error": facts.get("error") or skipped,
+        "warnings": [line for vm in progress.vms for line in _warnings(vm.facts)],
         "disks": rows,
     }
     # Kept for the case that the repository takes it not: the ledger then ends the run with it.
@@ -223,6 +238,11 @@ def end_run(context: ControlContext, run: str) -> None:
     context.repository.close_run(run, result)
     context.ledger.end_run(run, result)
     log.info("run %s ended: %s", run, result["status"])
+    return result
+
+
+def _warnings(facts: dict[str, Any]) -> list[str]:
+    return [*facts.get("warnings", []), *([facts["warning"]] if "warning" in facts else [])]
 
 
 def _status(rows: list[dict[str, Any]], error: str | None, *, cancelled: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.changes import BadBitmap, changes_since
@@ -15,6 +16,7 @@ from scheduler.context import ControlContext
 from scheduler.recorded import VmRecord
 from scheduler.requests import RunRequest
 from scheduler.selection import select_vms
+from scheduler.snapshot_hooks import SnapshotHooks
 from scheduler.snapshots import DiskSnapshot, live_disks, take_vm_snapshot
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
@@ -32,25 +34,31 @@ _CANNOT_TRACK = {
 }
 
 
+class WindowOver(CbtfleetError):
+    """The night's window was over before the VM's turn came."""
+
+
 def plan_run(context: ControlContext, run: str) -> None:
     """Chooses the run's VMs, once: a run that is resumed has those that were recorded.
 
     A failure here ends the run with that one line as its error.
     """
-    if context.repository.result(run) is not None:  # it ended, and Redis forgot that
+    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
+    skipped = request.night is not None and request.night.skipped is not None
+    ended = context.repository.result(run) is not None  # and Redis forgot that
+    if skipped or ended:
         context.ledger.add_vms(run, {})
         return
     facts = context.repository.open_facts(run)
     if facts is None or "vms" not in facts:
-        chosen = _choose(context, run)
+        chosen = _choose(context, run, request)
         facts = context.repository.open_run(run, {**context.ledger.run_facts(run), "vms": chosen})
         facts = {"vms": chosen, **facts}
     context.ledger.add_vms(run, facts["vms"])
 
 
-def _choose(context: ControlContext, run: str) -> dict[str, Any]:
+def _choose(context: ControlContext, run: str, request: RunRequest) -> dict[str, Any]:
     """Facts of each VM by uuid."""
-    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
     with Session.login(request.pool, context.settings.pool(request.pool)) as session:
         chosen = select_vms(request, session.call("VM.get_all_records"))
     log.info("run %s: %d VMs of pool %s", run, len(chosen), request.pool)
@@ -68,9 +76,13 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
         return
     request = RunRequest.from_facts(ledger.run_facts(run)["request"])
     facts = ledger.vm_facts(run, vm_uuid)
+    hooks = SnapshotHooks(context, request, run, vm_uuid, facts)
+    hooks.end_interrupted()
     if ledger.is_cancelled(run):
         ledger.start_vm(run, vm_uuid, [])
         return
+    if request.night is not None and (over := request.night.over(datetime.now(UTC))) is not None:
+        raise WindowOver(over)
     works: list[DiskWork] = []
     record = VmRecord.load(context.repository, run, vm_uuid)
     if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
@@ -79,7 +91,7 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
         with Session.login(request.pool, context.settings.pool(request.pool)) as session:
             planned = None
             if record is None:
-                works = _VmPlanner(context, session, request, run, vm_uuid, facts).plan()
+                works = _VmPlanner(context, session, request, run, vm_uuid, facts, hooks).plan()
                 planned = VmRecord.of(facts, works)
                 record = planned.keep(context.repository, run, vm_uuid)
             if record != planned:
@@ -102,6 +114,7 @@ class _VmPlanner:
         run: str,
         vm_uuid: str,
         facts: dict[str, Any],
+        hooks: SnapshotHooks,
     ) -> None:
         self._context = context
         self._session = session
@@ -109,6 +122,7 @@ class _VmPlanner:
         self._run = run
         self._vm_uuid = vm_uuid
         self._facts = facts
+        self._hooks = hooks
         self._failed: dict[str, dict[str, Any]] = {}
 
     def plan(self) -> list[DiskWork]:
@@ -119,8 +133,10 @@ class _VmPlanner:
         refused = [ref for ref, record in disks.items() if record["uuid"] in self._failed]
         works: list[DiskWork] = []
         if len(refused) < len(disks):
-            snapshot = take_vm_snapshot(
-                self._session, self._run, vm_ref, refused, self._context.repository.repository_id
+            repository_id = self._context.repository.repository_id
+            snapshot = self._hooks.around(
+                disks.values(),
+                lambda: take_vm_snapshot(self._session, self._run, vm_ref, refused, repository_id),
             )
             self._facts["snapshot"] = snapshot.uuid
             self._facts["time"] = snapshot.time

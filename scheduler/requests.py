@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from scheduler.policy import Policy, Retry, Selector, parse_policies
 from workers.errors import ConfigurationError
 from workers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a run that a schedule began knows of it. Times are ISO 8601 in UTC."""
+
+    slot: str
+    ends: str | None
+    """When what is not finished is stopped; None: never."""
+    shown_end: str | None
+    """The same as the policy has it, `06:00 Europe/London`."""
+    skipped: str | None = None
+    """Why the run ends without having done anything."""
+
+    def over(self, now: datetime) -> str | None:
+        """The line about what is not finished at `now`, once the window is over."""
+        if self.ends is None or now < datetime.fromisoformat(self.ends):
+            return None
+        return f"stopped at the window's end {self.shown_end}"
 
 
 @dataclass(frozen=True)
@@ -22,6 +42,8 @@ class RunRequest:
     exclude: Selector = field(default_factory=Selector)
     weight: float = 1.0
     retry: Retry = field(default_factory=Retry)
+    night: Night | None = None
+    """None: a person began it, and nothing but a person stops it."""
 
     def as_facts(self) -> dict[str, Any]:
         facts = asdict(self)
@@ -39,8 +61,9 @@ class RunRequest:
             include=Selector.model_validate(facts["include"]),
             exclude=Selector.model_validate(facts["exclude"]),
             weight=facts["weight"],
-            # a run that an older version recorded has none
+            # a run that an older version recorded has neither
             retry=Retry.model_validate(facts.get("retry", {})),
+            night=Night(**facts["night"]) if facts.get("night") else None,
         )
 
 

@@ -45,6 +45,7 @@ _VIRTUAL_SIZE = struct.Struct("<Q")
 _POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
 _RESULT_KEY = re.compile(r"runs/([^/]+)/result")
 _OPEN_KEY = re.compile(r"runs/([^/]+)/open")
+_RUN_KEY = re.compile(r"runs/([^/]+)/")
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,10 @@ class Repository:
             if match := _OPEN_KEY.fullmatch(info.key):
                 yield match[1]
 
+    def run_names(self) -> set[str]:
+        """Every run that is at work, was abandoned, or has ended."""
+        return {match[1] for info in self._store.list("runs/") if (match := _RUN_KEY.match(info.key))}
+
     def close_run(self, run: str, result: dict[str, Any]) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""
         self._put_first(result_key(run), result)
@@ -244,6 +249,14 @@ class Repository:
             shown = ", ".join(key.rpartition("-")[2] for key in found[:4]) + (", …" if len(found) > 4 else "")
             raise PointAmbiguous(f"{len(found)} restore points begin with {id_or_prefix!r}: {shown}")
         return self._read_point(found[0])
+
+    def forget(self, point: Point) -> None:
+        """Drops the point; one that is gone already is fine.
+
+        Only its manifest is deleted: what no other point needs of its segments and packs stays in the store
+        until it is pruned.
+        """
+        self._store.delete(point.key)
 
     def _point_keys(self, vm_uuid: str | None) -> list[str]:
         prefix = "points/" if vm_uuid is None else f"points/{checked_name(vm_uuid)}/"
