@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -268,6 +269,21 @@ class Deeds:
         self._fault(nbd="eof_at_export", host=host, count=count)
         return f"{host}, {count} times"
 
+    def _stranger(self, dice: random.Random) -> str:
+        """Somebody's idle connections: a host counts them from accept, whatever comes after it."""
+        pool = self._fleet.pool
+        host = dice.choice(pool.facts["hosts"])
+        place = host["address"], pool.facts["nbd_port"]
+        wanted = dice.randint(1, self._fleet.schedule.cap)
+        held = [socket.create_connection(place, timeout=5) for _ in range(wanted)]
+
+        def close() -> None:
+            for one in held:
+                one.close()
+
+        self._later(dice.uniform(2.0, 8.0), "the stranger leaves", close)
+        return f"{wanted} of {host['uuid']}"
+
     def _store(self, dice: random.Random) -> str:
         away = dice.uniform(0.5, 4.0)
         self._fleet.store.go_away()
@@ -296,6 +312,7 @@ _DEEDS: dict[str, Callable[[Deeds, random.Random], str | None]] = {
     "a host is a black hole": Deeds._black_hole,
     "a host drops connections in the data": Deeds._drops,
     "a host refuses exports": Deeds._refuses,
+    "a stranger takes a host's connections": Deeds._stranger,
     "the store is away": Deeds._store,
     "cancel the run": Deeds._cancel,
 }

@@ -88,7 +88,7 @@ def judge(
         if peak > schedule.cap:
             say(f"cap: host {host} counted {peak} connections, {schedule.cap} are allowed")
     rejects = sum(log["rejects"].values())
-    if rejects and not schedule.pauses:
+    if rejects and not schedule.may_be_rejected:
         say(f"reject: {rejects} of our own connects were turned away")
     by_place = {(point.run, point.vm_uuid, disk.vdi): disk for point in points for disk in point.disks}
     reads = blocks_read(log["reads"])

@@ -38,6 +38,7 @@ KINDS = {
     "a host is a black hole": 2,
     "a host drops connections in the data": 2,
     "a host refuses exports": 1,
+    "a stranger takes a host's connections": 1,
     "the store is away": 2,
     "cancel the run": 1,
 }
@@ -49,6 +50,9 @@ PAUSES = {
     "stop a worker node for long",
 }
 """Only these may make a connect of ours a host's 17th: a process that was stopped goes on where it was."""
+
+STRANGER = "a stranger takes a host's connections"
+"""Nor can we know of it before a connect of ours was turned away."""
 
 MIB = 1 << 20
 SIZES = (3 * MIB, 20 * MIB, 33 * MIB, 48 * MIB, 70 * MIB, 100 * MIB, (40 * MIB) + 512)
@@ -118,6 +122,10 @@ class Schedule:
         return bool(PAUSES & set(self.kinds))
 
     @property
+    def may_be_rejected(self) -> bool:
+        return self.pauses or STRANGER in self.kinds
+
+    @property
     def flushes(self) -> bool:
         return "empty Redis" in self.kinds
 
@@ -148,7 +156,7 @@ def draw(seed: int) -> Schedule:
         seed=seed,
         hosts=hosts,
         cap=cap,
-        limit=cap if drawn & PAUSES else dice.choice((cap, cap, 16)),
+        limit=cap if drawn & (PAUSES | {STRANGER}) else dice.choice((cap, cap, 16)),
         nodes=dice.choice((2, 2, 3)),
         streams=dice.randint(2, 4),
         schedulers=dice.choice((1, 1, 2)),
