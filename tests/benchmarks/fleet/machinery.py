@@ -105,9 +105,7 @@ def _work_off(server: OwnRedis, load: Load) -> tuple[float, list[tuple[float, st
     settings_file, settings = _configuration(server)
     times = server.folder / "times"
     times.mkdir()
-    with founded_ledger(server.unix_url) as ledger, _node(settings_file, times):
-        while not ledger.nodes():
-            time.sleep(0.05)
+    with founded_ledger(server.unix_url) as ledger, _node(settings_file, times, ledger):
         for host in HOSTS:
             ledger.set_host("lab", host, 16)
         ledger.create_run("run", {})
@@ -163,15 +161,17 @@ def _configuration(server: OwnRedis) -> tuple[Path, Settings]:
 
 
 @contextmanager
-def _node(settings_file: Path, times: Path) -> Iterator[None]:
+def _node(settings_file: Path, times: Path, ledger: Ledger) -> Iterator[None]:
+    """A worker node, from when the ledger knows it."""
     command = [sys.executable, "-m", "tests.benchmarks.fleet.empty_node", str(times)]
     command += ["--config", str(settings_file), "--concurrency", str(PROCESSES)]
     log = times.parent / "node.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            time.sleep(0.2)
-            if process.poll() is not None:
-                raise SystemExit(f"the worker node did not start:\n{log.read_text()}")
+            while not ledger.nodes():
+                if process.poll() is not None:
+                    raise SystemExit(f"the worker node did not start:\n{log.read_text()}")
+                time.sleep(0.05)
             yield
         finally:
             process.terminate()
