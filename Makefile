@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := workers scheduler infra tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-fleet faults clean
+.PHONY: help demo test check bench bench-fleet faults model clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ bench-fleet: $(READY)  ## what the fleet costs and how it shares, 3 minutes (ARG
 faults: $(READY)  ## fault schedules on real processes (N=200 schedules from SEED=1 on, JOBS=2 at a time)
 	@tests/debian-packages.sh
 	@$(BIN)/python -m tests.faults --count $(or $(N),200) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2) $(ARGS)
+
+model: $(READY)  ## check the model of slots, leases and barrier with spin (ARGS="barrier" chooses rows)
+	@tests/debian-packages.sh
+	@$(BIN)/python -m tests.model.run $(ARGS)
 
 clean:  ## remove caches and build leftovers (to set up anew: rm -rf .venv)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -14,6 +14,8 @@ need qemu-nbd qemu-utils
 need nbd-server nbd-server
 need nbdcopy libnbd-bin
 need openssl openssl
+need spin spin
+need gcc gcc
 
 [ -z "$missing" ] && exit 0
 if [ -n "${NO_APT:-}" ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

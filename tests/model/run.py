@@ -1,0 +1,168 @@
+"""Checks the model in slots.pml: as it is, without a fault; and with one ingredient removed, with one.
+
+    make model                              or: python -m tests.model.run [NAME ...]
+
+Prints one table. Exit status 1 when a clean configuration has a counterexample or a broken one has none.
+What the rows mean: docs/fleet-model.md.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = Path(__file__).with_name("slots.pml")
+MEMORY_LIMIT = 6000
+"""MiB for one configuration."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    name: str
+    defines: str
+    clean: bool
+    """No counterexample is expected."""
+
+    @property
+    def shortest(self) -> bool:
+        """Look for the shortest counterexample. With two slots and restarts that would take too long."""
+        return not self.clean and ("CAP=2" not in self.defines or "NO_RESTART" in self.defines)
+
+
+def _clean(name: str, defines: str) -> Configuration:
+    return Configuration(name, defines, clean=True)
+
+
+def _broken(name: str, defines: str) -> Configuration:
+    return Configuration(name, defines, clean=False)
+
+
+CONFIRMED = "CONFIRMED PAUSES"
+TWO = f"{CONFIRMED} CAP=2 WORKERS=3 MESSAGES=1 NO_RESTART"
+SMALL = f"{CONFIRMED} CAP=2 WORKERS=2 MESSAGES=1"
+THREE = f"{CONFIRMED} CAP=2 WORKERS=3 MESSAGES=1"
+CONFIGURATIONS = [
+    _clean("quarantine, 1 slot, 2 workers", ""),
+    _clean("quarantine, 2 slots, 2 workers", "CAP=2 WORKERS=2 MESSAGES=1"),
+    _clean("confirmed, 1 slot, 2 workers", CONFIRMED),
+    _clean("confirmed, 2 slots, 3 workers, no restart", TWO),
+    _broken("no barrier", "NO_BARRIER"),
+    _broken("barrier shorter than L + Q", "BARRIER=3"),
+    _broken("no quarantine", "NO_QUARANTINE"),
+    _broken("cut later than the lease", "CUT_AFTER=3"),
+    _broken("no cut", "NO_CUT"),
+    _broken("forgotten streams go on, not re-asserted", "NO_REASSERTION"),
+    _broken("forgotten streams are told FENCE", "FENCE_FORGOTTEN"),
+    _broken("claim not single-use", "CLAIM_TWICE"),
+    _broken("pauses, and no census", "PAUSES"),
+    _broken("census counts a slot HELD since it was asked", f"{TWO} COUNT_HELD_SINCE"),
+    _broken("no linger after CLEAN", "LINGER=0"),
+    _broken("confirmed: no linger after CLEAN", f"{CONFIRMED} LINGER=0"),
+    _broken("confirmed: no look at the lease", f"{CONFIRMED} NO_LOOK"),
+    _broken("fence not checked", "NO_FENCE"),
+    _broken("confirmed: fence not checked", f"{CONFIRMED} NO_FENCE"),
+    _broken("confirmed: no census after a barrier", f"{CONFIRMED} NO_COUNT_AFTER_BARRIER"),
+    _broken("confirmed: an expired grant can be claimed", f"{CONFIRMED} CLAIM_EXPIRED"),
+    _broken("confirmed: overdue, but renewed, goes on", f"{CONFIRMED} OVERDUE_GOES_ON"),
+    _broken("confirmed: unrested slots explain disks", f"{SMALL} UNRESTED_EXPLAINS"),
+    _broken("confirmed: a re-asserted slot counts as held", f"{THREE} REASSERTED_COUNTS"),
+    _broken("known limit: pause before the connect", f"{CONFIRMED} NO_RESTART PAUSE_BEFORE_CONNECT"),
+    _broken("known limit: pause in the handshake", f"{CONFIRMED} NO_RESTART PAUSE_IN_HANDSHAKE"),
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    states: int
+    transitions: int
+    depth: int
+    seconds: float
+    violated: str | None
+    events: list[str]
+    """The counterexample, one line an event; empty without one."""
+
+
+def missing_programs() -> list[str]:
+    return [program for program in ("spin", "gcc") if not shutil.which(program)]
+
+
+def check(configuration: Configuration) -> Result:
+    """Raises RuntimeError when the search was not exhaustive, and CalledProcessError when nothing was compiled."""
+    with tempfile.TemporaryDirectory(prefix="cbtfleet-model-") as folder:
+        shutil.copy(MODEL, folder)
+        defines = [f"-D{define}" for define in configuration.defines.split()]
+        _run(folder, ["spin", "-a", *defines, MODEL.name])
+        options = ["-DSAFETY", "-DCOLLAPSE", "-DNOFAIR", f"-DMEMLIM={MEMORY_LIMIT}", "-DVECTORSZ=512"]
+        if configuration.shortest:
+            options.append("-DBFS")  # the first counterexample found has the fewest steps
+        _run(folder, ["gcc", "-O2", "-w", *options, "-o", "pan", "pan.c"])
+        begun = time.monotonic()
+        said = _run(
+            folder,
+            [
+                "./pan",
+                "-E",
+                *([] if configuration.shortest else ["-m5000000" if configuration.clean else "-m1500"]),
+            ],
+        )
+        seconds = time.monotonic() - begun
+        if configuration.clean and "max search depth too small" in said or "memory limit" in said:
+            raise RuntimeError(f"{configuration.name}: the search was not exhaustive\n{said}")
+        violated = re.search(r"^pan:\d+: (.*?) \(at depth", said, re.MULTILINE)
+        trail = _run(folder, ["./pan", "-r"]) if violated else ""
+        return Result(
+            states=_number(r"([\d.e+]+) states, stored", said),
+            transitions=_number(r"([\d.e+]+) transitions", said),
+            depth=_number(r"depth reached (\d+)", said),
+            seconds=seconds,
+            violated=violated[1] if violated else None,
+            events=[line.strip() for line in trail.splitlines() if "| barrier " in line],
+        )
+
+
+def _run(folder: str, command: list[str]) -> str:
+    """The output. pan's exit status says nothing, so only the compilers' counts."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode and command[0] != "./pan":
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    return done.stdout
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if not found:
+        raise RuntimeError(f"the checker did not say what it did:\n{text}")
+    return int(float(found[1]))
+
+
+def main(names: list[str]) -> int:
+    missing = missing_programs()
+    if missing:
+        print(f"make model needs {' and '.join(missing)}: apt-get install {' '.join(missing)}")
+        return 1
+    chosen = [each for each in CONFIGURATIONS if not names or any(name in each.name for name in names)]
+    wrong = 0
+    print(f"{'configuration':45} {'states':>10} {'transitions':>12} {'depth':>8} {'s':>6}  verdict")
+    for each in chosen:
+        result = check(each)
+        found = f"violated after {len(result.events)} events" if result.violated else "holds"
+        unexpected = each.clean == bool(result.violated)
+        wrong += unexpected
+        print(
+            f"{each.name:45} {result.states:10} {result.transitions:12} {result.depth:8} {result.seconds:6.1f}"
+            f"  {found}{'  <- NOT EXPECTED' if unexpected else ''}",
+            flush=True,
+        )
+        if unexpected or names:
+            print("\n".join(f"    {event}" for event in result.events))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
