@@ -1,14 +1,18 @@
 """Hypothesis drives the real Lua on a real Redis with injected time, and a model of the outside world judges.
 
 The model's worker processes keep their side of the bargain: each cuts its connection when it is told to, and
-`cut_after` its last answered renewal. The model's hosts free a closed connection late. What must never happen
-is then seen from outside: more connections on a host than its cap, a batch lost or counted twice.
+`cut_after` its last answered renewal. The model's hosts (`tests/fleet_hosts.py`) free a closed connection
+late. What must never happen is then seen from outside: more connections on a host than its cap, a batch lost
+or counted twice.
+
+Where hosts are counted, they may free a connection as late as they like, peers vanish and leave theirs behind
+for good, and holders are paused for longer than any lease and go on. One of these alone may be too much for
+a host: it was paused after it had claimed its grant and opens its connection when it is long forgotten.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,28 +28,23 @@ from hypothesis.stateful import (
 )
 
 from tests.fleet_clock import Clock, disk_work, lua_with_injected_time
+from tests.fleet_hosts import Census, Connection, Hosts
 from tests.fleet_invariants import Slots, check_batches, check_books_on_slots, check_vms, read_slots
 from workers.fleet import Grant, Ledger, Outcome, RunProgress, Step, Timing, Verdict, scripts
 
 TIMING = Timing()
 CAPS = {"h1": 1, "h2": 2}
 NODES = {"n1": 4, "n2": 3}
-
-
-@dataclass(eq=False)
-class Connection:
-    """A worker process that claimed `grant` and has, or opens, its connection."""
-
-    grant: Grant
-    owner: str
-    heard: float
-    batches: set[int] = field(default_factory=set)
+LATE = [0.0, 4.0, 40.0, float("inf")]
+"""Seconds until a host that is counted has let go of a connection that ended; a vanished peer's stays."""
 
 
 class FleetMachine(RuleBasedStateMachine):
     client: redis.Redis
     forgets = False
     """Also put Redis back to earlier moments, and empty it."""
+    confirm = False
+    """The hosts are counted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +54,8 @@ class FleetMachine(RuleBasedStateMachine):
         self.ledger.found()
         self.messages: list[Grant] = []
         self.connections: list[Connection] = []
-        self.lingering: list[tuple[str, float]] = []  # host, until when it still counts a closed connection
+        self.hosts = Hosts(CAPS)
+        self.censuses: list[Census] = []
         self.fences: dict[tuple[str, int], int] = {}
         self.committed: dict[str, set[int]] = defaultdict(set)
         self.finished: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.vms = 0
         self.quiet = 0
         for host, cap in CAPS.items():
-            self.ledger.set_host("lab", host, cap)
+            self.ledger.set_host("lab", host, cap, confirm=self.confirm)
         self.ledger.create_run("run", {})
         self.plan_vm([(12, ("h1", "h2")), (9, ("h2", "h1")), (20, ("h1",)), (4, ("h2",)), (16, ("h1", "h2"))])
 
@@ -129,7 +129,7 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 6, 16, 31, 31, 61]))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        for connection in list(self.connections):
+        for connection in self.awake():
             cut = connection.heard + TIMING.cut_after
             if self.clock.now >= cut:
                 self.close(connection, at=cut)
@@ -141,6 +141,7 @@ class FleetMachine(RuleBasedStateMachine):
             self.wait(TIMING.renew_every)
             self.renew(which=(1 << 30) - 1)
             self.sweep()
+            self.count_hosts()
 
     # -- worker processes
 
@@ -156,33 +157,53 @@ class FleetMachine(RuleBasedStateMachine):
     @rule()
     def grant_what_can_be_granted(self) -> None:
         self.sweep()
+        self.count_hosts()
         self.admit()
 
     @rule(node=st.sampled_from(sorted(NODES)))
     def start_what_can_be_started(self, node: str) -> None:
         self.sweep()
+        self.count_hosts()
         known = len(self.messages)
         self.admit()
         for i in range(len(self.messages) - known):
             self.deliver(i, node)
-        for connection in list(self.connections):
+        for connection in self.awake():
             if not connection.batches:
-                self.open_and_take(self.connections.index(connection))
+                self.open_and_take(self.awake().index(connection))
 
-    @precondition(lambda self: self.connections)
+    @precondition(lambda self: self.awake())
+    @rule(which=st.integers(0, 99))
+    def connect(self, which: int) -> None:
+        self.connect_one(self.awake()[which % len(self.awake())])
+
+    def connect_one(self, connection: Connection) -> None:
+        if connection.plugged:
+            return
+        if self.hosts.has_room(connection.grant.host, self.connections):
+            connection.plugged = True
+            return
+        assert connection.late or self.hosts.has_late(connection.grant.host, self.connections)
+        self.connections.remove(connection)
+        self.ledger.release(connection.grant, Outcome.BUSY, "rejected", connection.owner)
+
+    @precondition(lambda self: self.awake())
     @rule(which=st.integers(0, 99))
     def open_and_take(self, which: int) -> None:
-        connection = self.connections[which % len(self.connections)]
+        connection = self.awake()[which % len(self.awake())]
+        self.connect_one(connection)
+        if connection not in self.connections:
+            return
         if not self.ledger.opened(connection.grant, connection.owner):
             self.close(connection)
             return
         following = self.ledger.take(connection.grant, connection.owner)
         self.obey(connection, following.verdict, following.batch)
 
-    @precondition(lambda self: any(connection.batches for connection in self.connections))
+    @precondition(lambda self: any(connection.batches for connection in self.awake()))
     @rule(which=st.integers(0, 99), commits=st.integers(1, 8), again=st.booleans())
     def commit(self, which: int, commits: int, again: bool) -> None:
-        busy = [connection for connection in self.connections if connection.batches]
+        busy = [connection for connection in self.awake() if connection.batches]
         connection = busy[which % len(busy)]
         grant = connection.grant
         for _ in range(commits):
@@ -212,7 +233,7 @@ class FleetMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.connections)
     @rule(which=st.integers(0, 1 << 16))
     def renew(self, which: int) -> None:
-        some = [connection for i, connection in enumerate(self.connections) if which >> i & 1]
+        some = [connection for i, connection in enumerate(self.awake()) if which >> i & 1]
         for node in NODES:
             ours = [connection for connection in some if connection.owner.startswith(node)]
             held = self.ledger.renew([connection.grant for connection in ours], node)
@@ -222,24 +243,89 @@ class FleetMachine(RuleBasedStateMachine):
                 else:
                     self.close(connection)
 
-    @precondition(lambda self: self.connections)
-    @rule(which=st.integers(0, 99), outcome=st.sampled_from([*Outcome, Outcome.CLEAN, Outcome.CLEAN]))
-    def release(self, which: int, outcome: Outcome) -> None:
-        connection = self.connections[which % len(self.connections)]
-        self.close(connection, takes=TIMING.linger if outcome is Outcome.CLEAN else TIMING.quarantine)
+    @precondition(lambda self: self.awake())
+    @rule(
+        which=st.integers(0, 99),
+        outcome=st.sampled_from([*Outcome, Outcome.CLEAN, Outcome.CLEAN]),
+        late=st.sampled_from(LATE),
+    )
+    def release(self, which: int, outcome: Outcome, late: float) -> None:
+        connection = self.awake()[which % len(self.awake())]
+        takes = TIMING.linger if outcome is Outcome.CLEAN else TIMING.quarantine
+        self.close(connection, takes=late if self.confirm and connection.plugged else takes)
         for _ in range(2):
             self.ledger.release(connection.grant, outcome, "why", connection.owner)
 
     @precondition(lambda self: self.connections)
-    @rule(which=st.integers(0, 99))
-    def die(self, which: int) -> None:
-        self.close(self.connections[which % len(self.connections)])
+    @rule(which=st.integers(0, 99), late=st.sampled_from(LATE))
+    def die(self, which: int, late: float) -> None:
+        connection = self.connections[which % len(self.connections)]
+        self.close(connection, takes=late if self.confirm and connection.plugged else TIMING.quarantine)
 
     def close(
         self, connection: Connection, at: float | None = None, takes: float = TIMING.quarantine
     ) -> None:
         self.connections.remove(connection)
-        self.lingering.append((connection.grant.host, (self.clock.now if at is None else at) + takes))
+        self.hosts.let_go(connection, (self.clock.now if at is None else at) + takes)
+
+    # -- holders that are paused, hosts that are counted
+
+    def awake(self) -> list[Connection]:
+        return [connection for connection in self.connections if not connection.paused]
+
+    @precondition(lambda self: self.confirm and self.awake())
+    @rule(which=st.integers(0, 99))
+    def pause(self, which: int) -> None:
+        self.awake()[which % len(self.awake())].paused = True
+
+    @precondition(lambda self: len(self.awake()) < len(self.connections))
+    @rule(which=st.integers(0, 99))
+    def go_on(self, which: int) -> None:
+        """Where it was; only then does it look at its clock."""
+        paused = [connection for connection in self.connections if connection.paused]
+        connection = paused[which % len(paused)]
+        connection.paused = False
+        if not connection.plugged:
+            connection.late = self.clock.now >= connection.heard + TIMING.lease
+            self.connect_one(connection)
+        if connection in self.connections and self.clock.now >= connection.heard + TIMING.cut_after:
+            self.close(connection)
+
+    @precondition(lambda self: self.confirm)
+    @rule()
+    def begin_censuses(self) -> None:
+        for due in self.ledger.census_due():
+            self.censuses.append(Census(due))
+
+    @precondition(lambda self: self.censuses)
+    @rule(which=st.integers(0, 99))
+    def look(self, which: int) -> None:
+        census = self.censuses[which % len(self.censuses)]
+        census.seen = self.hosts.plugged(census.due.host, self.connections)
+
+    @precondition(lambda self: any(census.seen is not None for census in self.censuses))
+    @rule(which=st.integers(0, 99))
+    def report(self, which: int) -> None:
+        seen = [census for census in self.censuses if census.seen is not None]
+        census = seen[which % len(seen)]
+        self.censuses.remove(census)
+        assert census.seen is not None
+        self.ledger.counted("lab", census.due.host, census.due.asked, census.seen, 0)
+
+    def count_hosts(self) -> None:
+        """As it mostly goes: at once."""
+        self.clock.advance(0.001)
+        for due in self.ledger.census_due():
+            plugged = self.hosts.plugged(due.host, self.connections)
+            self.ledger.counted("lab", due.host, due.asked, plugged, 0)
+
+    @precondition(lambda self: self.confirm and self.hosts.leftovers)
+    @rule(host=st.sampled_from(sorted(CAPS)))
+    def restart_nbd(self, host: str) -> None:
+        """All of a host's connections are cut, those of vanished peers too."""
+        for connection in [each for each in self.connections if each.grant.host == host]:
+            self.close(connection, takes=0)
+        self.hosts.restart(host)
 
     # -- Redis forgets
 
@@ -289,20 +375,21 @@ class FleetMachine(RuleBasedStateMachine):
         check_vms(self.client, run, None if self.forgets else self.finished)
 
     def hosts_serve_no_more_than_their_cap(self, slots: Slots) -> None:
-        self.lingering = [(host, until) for host, until in self.lingering if until > self.clock.now]
-        served = Counter(connection.grant.host for connection in self.connections)
-        served.update(host for host, _ in self.lingering)
+        self.hosts.pass_time(self.clock.now)
         for host, cap in CAPS.items():
-            assert served[host] <= cap
+            assert self.hosts.expected(host, self.connections, self.clock.now - TIMING.lease) <= cap
             assert sum(at == host and slot["state"] != "FREE" for at, _, slot in slots) <= cap
 
     def teardown(self) -> None:
         """Whatever happened: when workers do their work again, every disk ends."""
         for connection in list(self.connections):
             self.close(connection)
+        for host in CAPS:
+            self.hosts.restart(host)
         for _ in range(200):
             self.wait(65)
             self.sweep()
+            self.count_hosts()
             self.admit()
             for grant in [
                 grant for grant in self.messages if self.fences[grant.host, grant.slot] == grant.fence
@@ -330,16 +417,18 @@ class FleetMachine(RuleBasedStateMachine):
             assert all(vm.state == "finished" for vm in self.progress().vms)
 
 
+@pytest.mark.parametrize("confirm", [False, True], ids=["hosts are not asked", "hosts are counted"])
 @pytest.mark.parametrize("forgets", [False, True], ids=["redis remembers", "redis forgets"])
 def test_any_order_of_events(
-    redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: bool
+    redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgets: bool, confirm: bool
 ) -> None:
     monkeypatch.setattr(scripts, "FOLDER", lua_with_injected_time(tmp_path))
-    machine = type("Machine", (FleetMachine,), {"client": redis_client, "forgets": forgets})
+    members = {"client": redis_client, "forgets": forgets, "confirm": confirm}
+    machine = type("Machine", (FleetMachine,), members)
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=20,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,
