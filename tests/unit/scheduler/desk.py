@@ -1,0 +1,101 @@
+"""A scheduler's desk without a pool: a real ledger and a real repository, and runs that end by a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from scheduler.context import ControlContext
+from scheduler.finishing import end_run
+from scheduler.nights import Nights
+from scheduler.planning import plan_run
+from scheduler.policy import parse_policies
+from workers.fleet import Ledger
+from workers.repository import (
+    DiskPoint,
+    Point,
+    Repository,
+    create_repository,
+    load_private_keys,
+    open_store,
+    point_id,
+)
+from workers.settings import Settings
+
+NIGHTLY = {"pool": "lab", "include": {"names": ["*"]}, "schedule": "0 1 * * *", "timezone": "Europe/London"}
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+class Desk:
+    def __init__(self, context: ControlContext) -> None:
+        self.context = context
+
+    def nights(self, began: datetime = LONG_AGO) -> Nights:
+        """Of a scheduler that was started then."""
+        return Nights(self.context, parse_policies(self.context.settings), began)
+
+    def runs(self) -> list[str]:
+        return self.context.ledger.runs()
+
+    def end(self, run: str, error: str | None = None) -> dict[str, Any]:
+        """Ends a run that has no VMs, or one that is skipped."""
+        if self.context.ledger.run_facts(run)["request"]["night"]["skipped"]:
+            plan_run(self.context, run)
+        else:
+            facts = self.context.ledger.run_facts(run)
+            self.context.ledger.set_run_facts(run, {**facts, "error": error})
+            self.context.repository.open_run(run, {**facts, "vms": {}})
+            self.context.ledger.add_vms(run, {})
+        end_run(self.context, run)
+        result = self.context.ledger.run_result(run)
+        assert result is not None
+        return result
+
+    def commit(
+        self, time: str, *disks: str, vm: str = "web", policy: str | None = "nightly", run: str | None = None
+    ) -> Point:
+        """A restore point with nothing in it."""
+        run = run or time.replace("-", "").replace(":", "")
+        rows = tuple(
+            DiskPoint(disk, disk, "0", 1 << 20, f"snapshot-{disk}", "sr", "full", None, 0, 0, 0, ())
+            for disk in disks or (f"{vm}-root",)
+        )
+        uuid = f"u-{vm}"
+        point = Point(point_id(run, uuid), vm, uuid, f"{time}Z", run, "lab", rows, policy)
+        self.context.repository.commit_point(point)
+        return point
+
+    def points(self) -> list[str]:
+        return [point.time.removesuffix("Z") for point in self.context.repository.points()]
+
+
+@contextmanager
+def make_desk(folder: Path, redis_url: str, **sections: Any) -> Iterator[Desk]:
+    """`sections` are those of the configuration; without any there is one policy, `nightly`."""
+    settings = Settings.model_validate(
+        {
+            "redis": {"url": redis_url},
+            "repository": {"url": f"file://{folder}/store"},
+            "pools": {"lab": {"url": "https://127.0.0.1:1", "username": "root", "password": "x"}},
+            "policies": {"nightly": NIGHTLY},
+            **sections,
+        }
+    )
+    (folder / "store").mkdir()
+    store = open_store(settings.repository)
+    create_repository(store, settings.repository, encrypted=False, passphrase=None)
+    ledger = Ledger.from_url(redis_url)
+    ledger.found()
+    keys = load_private_keys(store, settings.repository, lambda: "")
+    try:
+        yield Desk(ControlContext(settings, ledger, Repository.open(store, keys), "desk"))
+    finally:
+        ledger.close()
+        store.close()

@@ -1,0 +1,278 @@
+"""Which runs the schedulers begin, over downtimes, losses and each other; what follows a run's end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from scheduler.after_run import after_run
+from scheduler.nights import newest_slot, slot_run
+from scheduler.requests import RunRequest
+from tests.small_servers import web_service
+from tests.unit.scheduler.desk import LONG_AGO, NIGHTLY, Desk, make_desk, utc
+from tests.until import until
+from workers.errors import CbtfleetError
+from workers.repository import Repository, StoreUnavailable
+
+RUN = slot_run("nightly", utc("2026-11-22T01:00"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, redis_url: str) -> Iterator[Desk]:
+    with make_desk(tmp_path, redis_url) as desk:
+        yield desk
+
+
+def test_a_slots_run_has_a_name_that_everybody_knows() -> None:
+    assert RUN.startswith("20261122T010000Z-")
+    assert slot_run("hourly", utc("2026-11-22T01:00")) != RUN
+    names = [RUN, slot_run("nightly", utc("2026-11-20T01:00")), slot_run("hourly", utc("2026-11-23T01:00"))]
+    names += ["20261124T010000Z-3fa9c1", "20261124T010000Z-3fa9c1aa", "by hand"]
+    assert newest_slot("nightly", names) == utc("2026-11-22T01:00")
+    assert newest_slot("weekly", names) is None
+
+
+def test_a_night_begins_when_it_is_due_and_not_before(desk: Desk) -> None:
+    nights = desk.nights(began=utc("2026-11-21T12:00"))
+    assert nights.turn(utc("2026-11-22T00:59:59")) == {}
+    assert desk.runs() == []
+    nights.turn(utc("2026-11-22T01:00:03"))
+    nights.turn(utc("2026-11-22T01:00:08"))
+    assert desk.runs() == [RUN]
+    facts = desk.context.ledger.run_facts(RUN)
+    assert facts["started"] == "2026-11-22T01:00:03Z"
+    request = RunRequest.from_facts(facts["request"])
+    assert (request.policy, request.pool, request.include.names) == ("nightly", "lab", ("*",))
+    assert request.night is not None
+    assert (request.night.slot, request.night.ends) == ("2026-11-22T01:00:00Z", None)
+
+
+def test_many_schedulers_begin_it_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    schedulers = [desk.nights(began=utc("2026-11-21T12:00")) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        failed = list(pool.map(lambda nights: nights.turn(utc("2026-11-22T01:00:01")), schedulers))
+    assert failed == [{}] * 6
+    assert desk.runs() == [RUN]
+    assert caplog.messages.count(f"policy nightly: run {RUN} begins") == 1
+
+
+def test_missed_nights_are_made_up_for_once_and_that_is_said(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.nights().turn(utc("2026-11-19T01:00"))
+    [first] = desk.runs()
+    desk.end(first)
+    back = utc("2026-11-22T09:30")
+    for _ in range(2):
+        desk.nights(began=back).turn(back)
+    assert desk.runs() == [first, RUN]
+    assert caplog.messages == [
+        f"policy nightly: run {RUN} of 2026-11-22 01:00 Europe/London begins 8:30:00 late:"
+        " no scheduler was there in time"
+    ]
+
+
+def test_a_new_policy_makes_up_for_nothing(desk: Desk) -> None:
+    noon = utc("2026-11-22T12:00")
+    desk.nights(began=noon).turn(noon)
+    assert desk.runs() == []
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_redis_lost_everything_and_the_night_is_not_begun_again(
+    desk: Desk, redis_client: redis.Redis, ended: bool
+) -> None:
+    desk.nights().turn(utc("2026-11-22T01:00"))
+    if ended:
+        desk.end(RUN)
+    else:
+        desk.context.repository.open_run(RUN, desk.context.ledger.run_facts(RUN))
+    redis_client.flushall()
+    desk.context.ledger.found()
+    desk.nights().turn(utc("2026-11-22T02:00"))
+    assert desk.runs() == []
+
+
+def test_a_run_that_still_goes_on_is_not_doubled_and_somebody_hears_of_it(
+    tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        web_service() as service,
+        make_desk(tmp_path, redis_url, notifications={"webhook": {"url": service.url}}) as desk,
+    ):
+        desk.nights().turn(utc("2026-11-21T01:00"))
+        [going] = desk.runs()
+        desk.nights().turn(utc("2026-11-22T01:00"))
+        desk.nights().turn(utc("2026-11-22T01:05"))
+        assert desk.runs() == [going, RUN]
+        result = desk.end(RUN)
+        assert (result["status"], result["error"]) == (
+            "skipped",
+            f"run {going} of the same policy was still going",
+        )
+        assert desk.context.repository.result(RUN) == result
+        assert caplog.messages == [
+            "policy nightly: its run of 2026-11-22 01:00 Europe/London is skipped: "
+            f"run {going} of the same policy was still going"
+        ]
+        [body] = service.bodies
+        assert body["subject"] == "cbtfleet: policy nightly on pool lab: skipped"
+        desk.end(going)
+        desk.nights().turn(utc("2026-11-23T01:00"))
+        assert len(desk.runs()) == 3
+        assert desk.end(desk.runs()[-1])["status"] == "succeeded"
+
+
+def test_a_run_that_redis_forgot_still_goes_on(desk: Desk, redis_client: redis.Redis) -> None:
+    desk.nights().turn(utc("2026-11-21T01:00"))
+    [going] = desk.runs()
+    desk.context.repository.open_run(going, desk.context.ledger.run_facts(going))
+    redis_client.flushall()
+    desk.context.ledger.found()
+    desk.nights().turn(utc("2026-11-22T01:00"))
+    assert desk.end(RUN)["status"] == "skipped"
+
+
+def test_a_window_that_is_over_is_not_made_up_for(tmp_path: Path, redis_url: str) -> None:
+    policy = {**NIGHTLY, "window": {"end": "06:00"}}
+    with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
+        desk.nights().turn(utc("2026-11-22T05:59"))
+        assert desk.context.ledger.run_facts(RUN)["request"]["night"]["skipped"] is None
+        desk.end(RUN)
+        desk.nights().turn(utc("2026-11-23T06:00"))
+        skipped = desk.end(desk.runs()[-1])
+        assert (skipped["status"], skipped["error"]) == (
+            "skipped",
+            "no scheduler began it before the end of its window, 06:00 Europe/London",
+        )
+
+
+def test_the_store_is_away_and_the_night_begins_when_it_is_back(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = desk.nights()
+
+    def away(self: Repository) -> set[str]:
+        raise StoreUnavailable("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "run_names", away)
+        assert nights.turn(utc("2026-11-22T01:00")) == {
+            "policy nightly cannot be looked after": "the store does not answer"
+        }
+    nights.turn(utc("2026-11-22T01:00") + timedelta(seconds=5))
+    assert desk.runs() == [RUN]
+
+
+def test_one_policy_in_trouble_does_not_hold_up_another(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make_desk(tmp_path, redis_url, policies={"a": NIGHTLY, "b": NIGHTLY}) as desk:
+        nights = desk.nights()
+        begin = nights._begin
+        monkeypatch.setattr(
+            nights, "_begin", lambda name, *rest: {}[0] if name == "a" else begin(name, *rest)
+        )
+        nights.turn(utc("2026-11-22T01:00"))
+        assert desk.runs() == [slot_run("b", utc("2026-11-22T01:00"))]
+        assert caplog.messages == ["policy a: unexpected; going on"]
+
+
+def test_the_thread_begins_nights_until_it_is_stopped(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    nights = desk.nights(began=LONG_AGO)
+    nights.start()
+    until(desk.runs)
+    nights.stop()
+    assert len(desk.runs()) == 1
+    assert "policy nightly: its next run is due at 20" in caplog.messages[0]
+
+
+# What follows a run
+
+KEEP = {**NIGHTLY, "keep": {"last": 2}}
+
+
+def four_nights(desk: Desk) -> dict[str, Any]:
+    for day in (18, 19, 20, 21):
+        desk.commit(f"2026-11-{day}T01:00:00")
+        desk.commit(f"2026-11-{day}T02:00:00", vm="db")
+    desk.commit("2026-11-10T12:00:00", policy=None)
+    desk.commit("2026-11-11T12:00:00", policy="hourly")
+    row = {"vm": "web", "vm_uuid": "u-web", "vdi": "web-root", "error": None, "mode": "full", "reason": None}
+    row |= {"changed_bytes": 0, "read_bytes": 0, "stored_bytes": 0, "seconds": 1.0, "point": "0123"}
+    return {"run": RUN, "status": "succeeded", "policy": "nightly", "pool": "lab", "disks": [row]}
+
+
+@pytest.mark.parametrize("status", ["succeeded", "partial", "failed", "cancelled"])
+def test_only_after_success_and_only_of_the_runs_own_vms_points_are_forgotten(
+    tmp_path: Path, redis_url: str, status: str
+) -> None:
+    with make_desk(tmp_path, redis_url, policies={"nightly": KEEP}) as desk:
+        result = four_nights(desk)
+        before = desk.points()
+        after_run(desk.context, {**result, "status": status})
+        gone = {"2026-11-18T01:00:00", "2026-11-19T01:00:00"} if status == "succeeded" else set()
+        assert desk.points() == [time for time in before if time not in gone]
+
+
+def test_a_policy_without_keep_or_a_run_by_hand_forgets_nothing(tmp_path: Path, redis_url: str) -> None:
+    with make_desk(tmp_path, redis_url, policies={"nightly": KEEP, "other": NIGHTLY}) as desk:
+        result = four_nights(desk)
+        before = desk.points()
+        for policy in (None, "other", "gone from the configuration"):
+            after_run(desk.context, {**result, "policy": policy})
+        assert desk.points() == before
+
+
+def test_the_hook_after_a_run_and_what_is_told_of_its_failure(
+    tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = f"cat > {tmp_path}/facts.json; echo disk full; exit 1"
+    policy = {**KEEP, "hooks": {"after_run": ["/bin/sh", "-c", script]}}
+    with (
+        web_service() as service,
+        make_desk(
+            tmp_path,
+            redis_url,
+            policies={"nightly": policy},
+            notifications={"webhook": {"url": service.url}},
+        ) as desk,
+    ):
+        after_run(desk.context, four_nights(desk))
+    facts = (tmp_path / "facts.json").read_text()
+    assert f'"hook": "after_run", "run": "{RUN}"' in facts
+    assert facts.count('"forgotten": ["') == 1
+    line = "hook after_run (/bin/sh) ended with code 1: disk full"
+    assert caplog.messages[-1] == f"after run {RUN}: {line}"
+    [body] = service.bodies
+    assert body["problem"]
+    assert "succeeded, with remarks" in body["subject"]
+    assert f"- {line}" in body["text"]
+    assert "Restore points forgotten by the policy's keep: 2." in body["text"]
+
+
+def test_nothing_that_follows_a_run_can_fail_it(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*_: object) -> None:
+        raise CbtfleetError("the store may not delete")
+
+    with make_desk(tmp_path, redis_url, policies={"nightly": KEEP}) as desk:
+        result = four_nights(desk)
+        monkeypatch.setattr(Repository, "forget", refuses)
+        after_run(desk.context, result)
+        assert caplog.messages[-1] == (
+            f"after run {RUN}: restore points were not forgotten: the store may not delete"
+        )
+        monkeypatch.setattr("scheduler.after_run.notify", lambda *_: {}["a mistake"])
+        after_run(desk.context, result)
+        assert caplog.messages[-1] == f"after run {RUN}: unexpected"
