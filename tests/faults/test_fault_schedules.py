@@ -13,10 +13,10 @@ from tests.faults.plan import KINDS, PAUSES, draw
 from tests.faults.samples import Look, longest_rest
 from tests.faults.tree import copy_sources
 
-SEEDS = (158, 170)
+SEEDS = (1883, 3313)
 """Small ones, with a file store."""
 
-BROKEN_SEED = 170
+BROKEN_SEED = 3313
 """Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end. It is among the
 SEEDS, so nothing but what is broken makes the difference."""
 
@@ -44,7 +44,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Line]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_schedule_leaves_everything_right(played: dict[str, Line], seed: int) -> None:
     line = played[str(seed)]
@@ -58,7 +58,7 @@ def test_a_schedule_leaves_everything_right(played: dict[str, Line], seed: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_limiter_that_releases_too_early_is_found_out(played: dict[str, Line]) -> None:
     line = played["broken"]
     assert line["error"] is None
