@@ -1,10 +1,10 @@
 """The lease on one connection slot: renewed while its stream runs, and the connection cut when it was not.
 
     stage          told CANCEL            told DRAIN (the node stops)          not renewed for `cut_after`
-    opening        cut                    cut; stuck after 5 s (an XenAPI call    cut
+    opening        cut                    cut; stuck after 4 s (an XenAPI call    cut
                                           cannot be cut): the parent ends us
     transferring   the transfer stops     the batch in hand is finished; cut      cut
-                                          when the host owes us data for 5 s
+                                          when the host owes us data for 4 s
 
 The ledger's verdict comes with every renewal: a stream that waits for a slow host makes no commit to hear it
 with. The node's own word, over the lifeline, comes at once.
@@ -26,6 +26,10 @@ from workers.nbd import Abort
 from workers.reports import NoReports, Reports
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 0.8
+"""Of `renew_every` (5 s): so long a host may keep a stopping node waiting. In the rest of it the word
+reaches the stream, and what is in hand is given back."""
 
 
 class Worked(Protocol):
@@ -140,23 +144,24 @@ class LeaseKeeper:
 
     def _watch(self) -> None:
         """Also says every `renew_every` that this process is not stopped, whatever Redis does."""
-        patience = self._timing.renew_every
+        every = self._timing.renew_every
         said = time.monotonic()
         while not self._end.is_set():
             now = time.monotonic()
             if not self.still_ours():
                 return
-            if now >= said + patience:
+            if now >= said + every:
                 self._reports.alive()
                 said = now
-            due = [self._acknowledged + self._timing.cut_after, said + patience]
+            due = [self._acknowledged + self._timing.cut_after, said + every]
             if self._drained is not None:
-                due.append(self._hurry(self._drained, now, patience))
+                due.append(self._hurry(self._drained, now))
             self._look.wait(max(min(due) - now, 0.0))
             self._look.clear()
 
-    def _hurry(self, drained: float, now: float, patience: float) -> float:
+    def _hurry(self, drained: float, now: float) -> float:
         """The node stops: ends what would take too long. Returns when to look again."""
+        patience = _PATIENCE * self._timing.renew_every
         worked = self._worked
         if worked is None:
             if now < drained + patience:
@@ -165,7 +170,7 @@ class LeaseKeeper:
             return now + patience
         waiting = worked.waiting_since
         if waiting is None or now < max(waiting, drained) + patience:
-            return now + patience / 5
+            return now + patience / 20  # who waits for whom changes all the time
         self.stopped = Verdict.DRAIN
         self.cut.throw()
         return now + patience

@@ -155,6 +155,10 @@ def run_node(settings: Settings, concurrency: int) -> None:
     def keep_our_logging(**_: object) -> None:
         """Celery leaves logging alone when someone listens to this signal."""
 
+    # Celery reports a dead process later, with a traceback; the lifeline has said it in one line.
+    logging.getLogger("celery.worker.request").addFilter(
+        lambda record: "WorkerLostError" not in record.getMessage()
+    )
     # strong references: Celery's signals keep only weak ones by default
     signals.setup_logging.connect(keep_our_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)

@@ -86,7 +86,6 @@ class LifelineEnd:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
         self._socket = sock
         self._lock = threading.Lock()
         self._unsent: deque[bytes] = deque(maxlen=_BACKLOG)
@@ -150,7 +149,7 @@ class LifelineEnd:
             self._unsent.append(json.dumps(report, separators=(",", ":")).encode())
             while self._unsent:
                 try:
-                    self._socket.send(self._unsent[0])
+                    self._socket.send(self._unsent[0], socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     return
                 except OSError:  # the parent is gone, and we shall be too
@@ -160,7 +159,6 @@ class LifelineEnd:
 
     def _hear(self, sock: socket.socket) -> None:
         with sock:
-            sock.setblocking(True)
             while message := _receive(sock):
                 if message != DRAIN:
                     continue

@@ -450,6 +450,19 @@ def test_stalled_while_opening(script: Callable[[Line], None], text: str) -> Non
     assert_hidden(caught.value)
 
 
+def test_only_the_attaching_of_the_disk_is_waited_for_with_patience() -> None:
+    """A host that says nothing at all is given up soon; one that has the name may take its time."""
+    deadlines = Deadlines(greeting=0.2, handshake=1.0)
+    with Peer(stall_at_once) as peer, pytest.raises(Stalled, match=r"greeting within 0\.2 s"):
+        dial(peer, deadlines)
+    with Peer(stall_after_export_name) as peer, pytest.raises(Stalled, match=r"within 1 s"):
+        dial(peer, deadlines)
+
+
+def test_deadlines_can_be_scaled() -> None:
+    assert Deadlines(connect=10, read=60).scaled(0.1) == Deadlines(1, 15, 6, 1, 1)
+
+
 def stall_after_the_request(line: Line) -> None:
     line.requests(1)
     line.stall()
@@ -554,6 +567,29 @@ def test_abort_while_opening(when: str) -> None:
     with Peer(serve) as peer, pytest.raises(ConnectionLost, match="aborted on our side") as caught:
         dial(peer, abort=abort)
     assert_hidden(caught.value)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_who_was_paused_is_asked_before_the_dial_and_before_the_name_is_sent(step: int) -> None:
+    """The first question comes before the dial, the second after the greeting."""
+    abort = Abort()
+    asked: list[int] = []
+
+    def before_step() -> None:
+        asked.append(1)
+        if len(asked) == step:
+            abort.throw()
+
+    def serve(line: Line) -> None:
+        line.send(GREETING)
+        line.receive_to_end()
+
+    with Peer(serve) as peer, pytest.raises(ConnectionLost, match="aborted on our side"):
+        connect(
+            peer.address, peer.port, EXPORT_NAME, Tls("none"), PATIENT, abort=abort, before_step=before_step
+        )
+    assert len(asked) == step
+    assert not peer.received
 
 
 def test_abort_before_opening_sends_nothing() -> None:

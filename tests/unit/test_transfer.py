@@ -198,6 +198,59 @@ def test_told_to_give_up_it_cuts_the_connection(stop: Verdict) -> None:
     assert len(batches.committed) <= 2 + MAX_BATCHES
 
 
+class SilentAfter(MemoryConnection):
+    """Answers so many reads, then owes the next for as long as it is not aborted."""
+
+    def __init__(self, disk: np.ndarray, answers: int) -> None:
+        super().__init__(disk)
+        self.silent = threading.Event()
+        self._answers = answers
+
+    def read(self, requests: Iterable[Read], window: int) -> Iterator[Read]:
+        for read in super().read(requests, window):
+            self._answers -= 1
+            if self._answers < 0:
+                self.silent.set()
+                assert self.aborted.wait(10)
+                raise ConnectionLost("aborted")
+            yield read
+
+
+def test_told_to_cancel_while_the_host_is_silent_it_stops_at_once() -> None:
+    disk, plan = disk_and_plan(5, 1200, 1.0)
+    connection, batches = SilentAfter(disk, 40), Batches(plan)
+    transfer = Transfer(connection, plan, batches, PlainPack, lambda pack: None)  # type: ignore[arg-type]
+
+    def tell() -> None:
+        assert connection.silent.wait(10)
+        assert transfer.waiting_since is not None
+        transfer.tell(Verdict.CANCEL)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    assert transfer.run() is Verdict.CANCEL
+    teller.join()
+    assert transfer.waiting_since is not None
+    assert len(batches.committed) <= 1
+
+
+def test_told_to_drain_it_finishes_what_it_has_begun_whatever_the_ledger_still_offers() -> None:
+    disk, plan = disk_and_plan(5, 3000, 1.0)
+    batches = Batches(plan)
+    begun: list[int] = []
+
+    def new_pack(batch: int) -> PlainPack:
+        begun.append(batch)
+        transfer.tell(Verdict.DRAIN)
+        return PlainPack(batch)
+
+    transfer = Transfer(MemoryConnection(disk), plan, batches, new_pack, lambda pack: None)  # type: ignore[arg-type]
+    assert transfer.run() is Verdict.DRAIN
+    assert begun == list(batches.committed)
+    assert 1 <= len(begun) < plan.batches
+    assert transfer.waiting_since is None
+
+
 def test_a_lost_connection_is_raised_and_nothing_after_it_is_committed() -> None:
     disk, plan = disk_and_plan(3, 6 * BATCH_BLOCKS, 1.0)
     batches = Batches(plan)
