@@ -1,4 +1,4 @@
-"""The checker finds the model clean, and finds what removing an ingredient breaks. All of it: `make model`."""
+"""The checker finds the model clean, and what removing an ingredient breaks. All: `make model`."""
 
 from __future__ import annotations
 
