@@ -12,9 +12,11 @@ from typing import Any
 
 from tests.faults.course import Evidence, Ran
 from tests.faults.opens import blocks_read, most_opens, opened
+from tests.faults.plan import BARRIERS
 from tests.faults.servers import Pool
 from workers.errors import CbtfleetError
 from workers.extents import block_count, block_length
+from workers.fleet import Timing
 from workers.repository import (
     DiskPoint,
     MetadataKeys,
@@ -28,6 +30,8 @@ from workers.repository import (
 )
 
 CHUNK = 4 << 20
+LATE = 6.0
+"""Seconds by which the end of a slot's rest may be late: Redis may be paused so long, and censuses take time."""
 
 
 @dataclass
@@ -107,6 +111,9 @@ def judge(
         "opens_at_once_disk": opens[1],
         "longest_rest": evidence.longest_rest,
     }
+    timing = Timing().scaled(schedule.time_scale)
+    if evidence.longest_rest > timing.lease + timing.quarantine + LATE and not BARRIERS & set(schedule.kinds):
+        say(f"slots: one rested for {evidence.longest_rest} s although its host had let go of the connection")
     if not schedule.pauses and not schedule.flushes:
         if opens[0] > 2:
             say(f"opens: {opens[0]} opens in progress on one host")

@@ -51,6 +51,9 @@ PAUSES = {
 }
 """Only these may make a connect of ours a host's 17th: a process that was stopped goes on where it was."""
 
+BARRIERS = {"restart Redis", "kill Redis", "empty Redis"}
+"""After these no slot is granted for a while, so none is missed either."""
+
 STRANGER = "a stranger takes a host's connections"
 """Nor can we know of it before a connect of ours was turned away."""
 
