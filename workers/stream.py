@@ -26,7 +26,7 @@ from workers.reports import NoReports, Reports
 from workers.repository import ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.transfer import Transfer
-from workers.xenapi import Endpoint, Session, nbd_endpoints
+from workers.xenapi import Endpoint, Sessions, nbd_endpoints
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class StreamContext:
     store: Store
     keys: WorkerKeys
     owner: str
+    sessions: Sessions
     deadlines: Deadlines = field(default_factory=Deadlines)
     reports: Reports = field(default_factory=NoReports)
 
@@ -158,7 +159,7 @@ def _transfer(
 ) -> Verdict:
     plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), work.virtual_size)
     pool = context.settings.pool(grant.pool)
-    session = farewell.enter_context(Session.login(grant.pool, pool))
+    session = farewell.enter_context(context.sessions.borrow(grant.pool))
     snapshot = session.call("VDI.get_by_uuid", work.snapshot)
     endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
     ours = [each for each in endpoints if each.host == grant.host]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, signals
 
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
@@ -20,6 +20,7 @@ from workers.reports import LifelineEnd, NoReports, Reports
 from workers.repository import load_worker_keys, open_store
 from workers.settings import Settings
 from workers.stream import StreamContext, run_stream
+from workers.xenapi import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,20 @@ class StreamTask(Task):  # type: ignore[misc]
             store=store,
             keys=load_worker_keys(store, self._settings.repository),
             owner=f"{self._node}/{os.getpid()}",
+            sessions=self._sessions(),
             deadlines=Deadlines().scaled(self._settings.fleet.time_scale),
             reports=self._reports(),
         )
+
+    def _sessions(self) -> Sessions:
+        sessions = Sessions(self._settings)
+
+        def log_out(**_: object) -> None:
+            sessions.close()
+
+        # Celery ends its processes without Python's own farewell
+        signals.worker_process_shutdown.connect(log_out, weak=False)
+        return sessions
 
     def run(self, grant: dict[str, Any]) -> None:
         with bind(task=self.request.id):

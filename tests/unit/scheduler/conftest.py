@@ -34,7 +34,7 @@ from workers.repository import (
 )
 from workers.settings import Settings
 from workers.stream import StreamContext, run_stream
-from workers.xenapi import Session
+from workers.xenapi import Session, Sessions
 
 
 class Site:
@@ -56,10 +56,12 @@ class Site:
             store=self.store,
             keys=self.keys.metadata.worker,
             owner="node/1",
+            sessions=Sessions(settings),
             deadlines=Deadlines(connect=5, handshake=5, read=5, close=5),
         )
 
     def close(self) -> None:
+        self.stream_context.sessions.close()
         self.ledger.close()
         self.store.close()
 
@@ -97,6 +99,7 @@ class Site:
                 do_step(self.context, step)
             for grant in self.ledger.admit():
                 run_stream(self.stream_context, grant)
+            self.stream_context.sessions.close()
             self.ledger.wait_for_work(0.2)
         raise AssertionError(f"the run does not end: {self.ledger.progress(run)}")
 
