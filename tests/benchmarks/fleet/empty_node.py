@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from typing import Any
 
 from workers import node, stream
 from workers.fleet import Ledger, Verdict
+from workers.xenapi import Session, Sessions
 
 VIRTUAL_SIZE = 100 << 30
 HOSTS = [f"host-{number:03}" for number in range(64)]
@@ -52,11 +54,9 @@ class _EmptyTransfer:
         return verdict
 
 
-class _NoPool:
-    @classmethod
-    @contextmanager
-    def login(cls, *_: Any, **__: Any) -> Any:
-        yield SimpleNamespace(call=lambda *_: "OpaqueRef:none")
+@contextmanager
+def _no_pool(*_: Any, **__: Any) -> Iterator[Any]:
+    yield SimpleNamespace(call=lambda *_: "OpaqueRef:none")
 
 
 _ENDPOINTS = [
@@ -66,20 +66,21 @@ _ENDPOINTS = [
     for host in HOSTS
 ]
 
-STAND_INS = {
-    "Session": _NoPool,
-    "nbd_endpoints": lambda *_, **__: _ENDPOINTS,
-    "connect": lambda *_, **__: _NoConnection(),
-    "Transfer": _EmptyTransfer,
-}
-"""What `workers/stream.py` imports by these names, and what it gets here."""
+STAND_INS = (
+    (Session, "login", _no_pool),
+    (Sessions, "borrow", _no_pool),
+    (stream, "nbd_endpoints", lambda *_, **__: _ENDPOINTS),
+    (stream, "connect", lambda *_, **__: _NoConnection()),
+    (stream, "Transfer", _EmptyTransfer),
+)
+"""All that a stream knows of pools, hosts, blocks and the store."""
 
 
 def empty_the_transfer() -> None:
-    for name, stand_in in STAND_INS.items():
-        if not hasattr(stream, name):
-            raise SystemExit(f"workers/stream.py has no {name} any more: this benchmark must follow it")
-        setattr(stream, name, stand_in)
+    for owner, name, stand_in in STAND_INS:
+        if not hasattr(owner, name):
+            raise SystemExit(f"{owner} has no {name} any more: this benchmark must follow it")
+        setattr(owner, name, stand_in)
 
 
 def note_claims_and_releases(folder: Path) -> None:
