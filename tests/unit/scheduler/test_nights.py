@@ -118,7 +118,10 @@ def test_a_full_says_why_and_only_for_that_disk(
     ("fault", "said"),
     [
         ({"xapi": "VDI.list_changed_blocks", "failure": ["INTERNAL_ERROR", "oops"]}, "INTERNAL_ERROR"),
-        ({"xapi": "VDI.get_nbd_info", "failure": ["HOST_OFFLINE", "OpaqueRef:1"]}, "offline"),
+        (
+            {"xapi": "VDI.get_nbd_info", "failure": ["SR_BACKEND_FAILURE_46", "", "gone", ""]},
+            "cannot open the disk",
+        ),
     ],
 )
 def test_a_disk_that_fails_leaves_the_other_and_its_own_base_alone(
