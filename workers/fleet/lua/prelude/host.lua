@@ -79,7 +79,7 @@ end
 -- A stream failed there. Those that were granted before the last failure fell with it.
 local function note_host_failure(place, granted)
   local host = read_host(place)
-  if not host or granted <= host.failed_at then
+  if not host or granted < host.failed_at then
     return
   end
   host.failed = host.failed + 1

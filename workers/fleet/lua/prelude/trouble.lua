@@ -34,7 +34,7 @@ local function note_failure(id, host, outcome, error, granted)
     failures[host] = (failures[host] or 0) + 1
     redis.call('HSET', disk.key, 'failures', cjson.encode(failures))
   end
-  if granted <= disk.failed_at then
+  if granted < disk.failed_at then
     return
   end
   if outcome ~= 'STORE_AWAY' then
