@@ -49,6 +49,11 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _speed(disk: Mapping[str, Any]) -> str:
+    speed = disk.get("bytes_per_second")
+    return f"{size(speed)}/s" if speed else "-"
+
+
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
     console.print(f"Run {result['run']}: {result['status']}.")
     for line in (result.get("error"), *result.get("warnings", [])):
@@ -56,12 +61,12 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
             console.print(f"  {line}", markup=False)
     if not result["disks"]:
         return
-    table = TextTable("VM", "disk", "mode", "changed", "read", "stored", "took", "point")
+    table = TextTable("VM", "disk", "mode", "changed", "read", "stored", "took", "speed", "point")
     for disk in result["disks"]:
         numbers = [size(disk.get(key) or 0) for key in ("changed_bytes", "read_bytes", "stored_bytes")]
-        took = duration(disk.get("seconds") or 0)
+        pace = [duration(disk.get("seconds") or 0), _speed(disk)]
         table.add_row(
-            disk["vm"], disk["vdi"], disk.get("mode") or "-", *numbers, took, disk.get("point") or "-"
+            disk["vm"], disk["vdi"] or "-", disk.get("mode") or "-", *numbers, *pace, disk.get("point") or "-"
         )
     console.print(str(table), markup=False)
     for disk in result["disks"]:

@@ -12,12 +12,14 @@ from rich.text import Text
 from scheduler.commands.backup import WaitEnded
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.results import show_result
-from scheduler.commands.runs import find_run
-from scheduler.connections import open_ledger
+from scheduler.commands.runs import NoSuchRun, find_run, one_of
+from scheduler.connections import open_ledger, open_repository
 from scheduler.submit import wait_for_run
 from scheduler.terminal.progress_view import ProgressView, Totals, disk_rows, rate_so_far, summary_line
 from scheduler.waiting import WaitingHints
+from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress, Ledger, RunProgress
+from workers.settings import Settings
 
 
 def status(
@@ -31,8 +33,16 @@ def status(
 ) -> None:
     """Show a run's progress: its disks, rate and time left."""
     invocation = Invocation.of(context, config, as_json)
-    with open_ledger(invocation.settings()) as ledger:
-        found = find_run(ledger, run)
+    settings = invocation.settings()
+    with open_ledger(settings) as ledger:
+        try:
+            found = find_run(ledger, run)
+        except NoSuchRun:
+            kept = _kept(settings, run)
+            if kept is None:
+                raise
+            _answer_kept(invocation, kept)
+            return
         if watch:
             _follow(ledger, found)
         progress, result = ledger.progress(found), ledger.run_result(found)
@@ -45,6 +55,31 @@ def status(
             "result": result,
         },
         lambda console: _show(console, found, progress, result),
+    )
+
+
+def _kept(settings: Settings, run: str | None) -> dict[str, Any] | None:
+    """The result of a run that the ledger does not know any more."""
+    try:
+        with open_repository(settings) as repository:
+            found = None if run is None else one_of(sorted(repository.run_names()), run)
+            return None if found is None else repository.result(found)
+    except NoSuchRun:
+        raise
+    except CbtfleetError:  # here is no key to the repository, say: then there is only the ledger
+        return None
+
+
+def _answer_kept(invocation: Invocation, result: dict[str, Any]) -> None:
+    invocation.answer(
+        {
+            "run": result["run"],
+            "state": "ended",
+            "cancelled": result["status"] == "cancelled",
+            "disks": [],
+            "result": result,
+        },
+        lambda console: show_result(console, result),
     )
 
 
