@@ -280,7 +280,7 @@ inline report()
 #ifdef COUNT_HELD_SINCE
 		:: slot[i].state == HELD -> held++
 #else
-		:: slot[i].state == HELD && slot[i].before && COUNTS_AS_HELD(i) -> held++
+		:: slot[i].state == HELD && slot[i].before -> held++
 #endif
 		:: slot[i].state == QUARANTINE && RESTED(i) -> used++
 		:: else
@@ -338,7 +338,7 @@ inline ask()
 {
 	census = 1;
 	asked_late = (barrier == 0);
-	for (i : 0 .. CAP - 1) { slot[i].before = (slot[i].state == HELD || slot[i].state == QUARANTINE) }
+	for (i : 0 .. CAP - 1) { slot[i].before = ((slot[i].state == HELD && COUNTS_AS_HELD(i)) || slot[i].state == QUARANTINE) }
 }
 
 /* Sets `yes` when the ledger would hand out a census. */
@@ -394,7 +394,7 @@ inline roll_back(s)
 	:: n < slot[s].fence || slot[s].state == FREE || slot[s].state > GRANTED ->
 		move(s, GRANTED, GRANT); slot[s].fence = n
 	fi;
-	slot[s].before = (census > 0 && (slot[s].state == HELD || slot[s].state == QUARANTINE))
+	slot[s].before = (census > 0 && ((slot[s].state == HELD && slot[s].seen) || slot[s].state == QUARANTINE))
 }
 
 inline die(w) { disconnect(w, LATE); forget(w) }
