@@ -1,5 +1,5 @@
 """`cbtfleet scheduler`: the control steps' Celery worker, and beside it the pump, which hands out what is
-due, the census, and the search for runs that Redis has forgotten.
+due, the census, the search for runs that Redis has forgotten, and the policies' nights.
 
 Any number of schedulers may run: every decision is made by a script in the ledger, so two pumps only share
 the work.
@@ -11,12 +11,16 @@ import logging
 import os
 import socket
 import threading
+from datetime import UTC, datetime
 
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
 from scheduler.census import Census
 from scheduler.context import ControlContext
+from scheduler.hooks import check_hooks
+from scheduler.nights import Nights
+from scheduler.notifications import parse_notifications
 from scheduler.policy import parse_policies
 from scheduler.resuming import Resumer
 from scheduler.steps import register_step_task
@@ -82,7 +86,10 @@ def run_scheduler(settings: Settings) -> None:
 
     Raises CbtfleetError when the configuration, the keys, the store or Redis are not usable.
     """
-    parse_policies(settings)
+    began = datetime.now(UTC)
+    policies = parse_policies(settings)
+    check_hooks(policies)
+    parse_notifications(settings)
     store = open_store(settings.repository)
     keys = load_metadata_keys(store, settings.repository)
     ledger = Ledger.open(settings)
@@ -97,11 +104,13 @@ def run_scheduler(settings: Settings) -> None:
     pump = Pump(ledger, app)
     census = Census(ledger, settings, context.repository.repository_id)
     resumer = Resumer(ledger, context.repository)
+    nights = Nights(context, policies, began)
 
     def ready(**_: object) -> None:
         pump.start()
         census.start()
         resumer.start()
+        nights.start()
         log.info("scheduler is ready")
 
     def keep_our_logging(**_: object) -> None:
@@ -126,4 +135,5 @@ def run_scheduler(settings: Settings) -> None:
         pump.stop()
         census.stop()
         resumer.stop()
+        nights.stop()
         store.close()

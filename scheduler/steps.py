@@ -14,6 +14,7 @@ from typing import Any
 
 from celery import Celery, Task
 
+from scheduler.after_run import after_run
 from scheduler.context import ControlContext
 from scheduler.finishing import end_run, finish_vm
 from scheduler.patience import with_patience
@@ -116,7 +117,9 @@ def _record_failure(context: ControlContext, step: Step, line: str) -> None:
             ledger.finish_vm(step.run, step.subject, facts)
     else:
         summed_up = ledger.run_facts(step.run).get("result", {"run": step.run, "disks": []})
-        ledger.end_run(step.run, {**summed_up, "status": "failed", "error": line})
+        result = {**summed_up, "status": "failed", "error": line}
+        ledger.end_run(step.run, result)
+        after_run(context, result)
 
 
 class StepTask(Task):  # type: ignore[misc]
