@@ -205,7 +205,7 @@ class Course:
     ) -> None:
         plan = self.schedule.runs[number]
         self._guests_write(fleet, number, pending)
-        deeds.slow = self.schedule.slow / (10 if number else 1)
+        deeds.slow = plan.slow
         deeds.reset_slow()
         run = self._submit(settings)
         began = time.monotonic()

@@ -30,7 +30,7 @@ class Deeds:
         self._later = later
         self._timing = Timing().scaled(fleet.schedule.time_scale)
         self.run = ""
-        self.slow = fleet.schedule.slow
+        self.slow = 0.0
         self.stolen = 0
 
     def do(self, kind: str, dice: random.Random) -> str | None:

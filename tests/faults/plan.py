@@ -87,9 +87,11 @@ class Vm:
 
 @dataclass(frozen=True)
 class Run:
-    """`writes` blocks are written to each disk by its guest before the run."""
+    """`writes` blocks are written to each disk by its guest before the run; a read takes `slow` seconds
+    longer, so that the run lasts about as long as faults strike."""
 
     writes: int
+    slow: float
     deeds: tuple[Deed, ...]
 
 
@@ -109,9 +111,6 @@ class Schedule:
     reclaim: str
     release_delay: float
     plug_delay: float
-    slow: float
-    """Seconds that a read (a megabyte) of a full backup takes longer, so that there is something to disturb.
-    Reads of an incremental one are smaller, and a tenth as slow."""
     time_scale: float
     vms: tuple[Vm, ...]
     runs: tuple[Run, ...]
@@ -133,7 +132,7 @@ class Schedule:
         return "empty Redis" in self.kinds
 
 
-WINDOW = (9.0, 4.0)
+WINDOW = (8.0, 5.0)
 """Seconds after a run's submission in which faults begin: of the full one, of the others."""
 
 
@@ -141,6 +140,9 @@ def draw(seed: int) -> Schedule:
     dice = random.Random(f"cbtfleet {seed}")
     # every kind is somebody's first fault, whatever the dice say of the others
     first = list(KINDS)[seed % len(KINDS)]
+    hosts = dice.choice((2, 2, 3))
+    cap = dice.choice((2, 3))
+    vms = tuple(_vm(dice, number, hosts) for number in range(2))
     runs = []
     for number in range(dice.choice((2, 2, 3))):
         kinds = dice.choices(list(KINDS), list(KINDS.values()), k=dice.randint(2, 5))
@@ -148,10 +150,9 @@ def draw(seed: int) -> Schedule:
             kinds[0] = first
         times = sorted(round(dice.uniform(0.3, WINDOW[number > 0]), 2) for _ in kinds)
         deeds = tuple(Deed(at, kind, dice.randrange(1 << 30)) for at, kind in zip(times, kinds, strict=True))
-        runs.append(Run(0 if number == 0 else dice.randint(40, 700), deeds))
+        writes = 0 if number == 0 else dice.randint(40, 700)
+        runs.append(Run(writes, _slow(vms, hosts * cap, writes, WINDOW[number > 0]), deeds))
     drawn = {deed.kind for run in runs for deed in run.deeds}
-    hosts = dice.choice((2, 2, 3))
-    cap = dice.choice((2, 3))
     # A host that tells nobody what it still has plugged can be trusted only to be quick about it.
     quick = not drawn & {"a host frees its slots late", "a worker's machine loses its power", *PAUSES}
     reclaim = "quarantine" if quick and dice.random() < 0.2 else "confirmed"
@@ -169,11 +170,17 @@ def draw(seed: int) -> Schedule:
         reclaim=reclaim,
         release_delay=0.3 if reclaim == "quarantine" else dice.choice((0.1, 0.3, 1.5, 3.0)),
         plug_delay=dice.choice((0.0, 0.1, 0.4)),
-        slow=dice.choice((0.04, 0.08, 0.15)),
         time_scale=0.2,
-        vms=tuple(_vm(dice, number, hosts) for number in range(2)),
+        vms=vms,
         runs=tuple(runs),
     )
+
+
+def _slow(vms: tuple[Vm, ...], slots: int, writes: int, seconds: float) -> float:
+    """With that a run takes about `seconds`: a read is a megabyte of a full one, and hardly more than a block
+    of another. The largest disk alone may take half as long again."""
+    reads = [writes or -(-disk.size // MIB) for vm in vms for disk in vm.disks]
+    return round(min(seconds * min(slots, len(reads)) / sum(reads), seconds * 1.5 / max(reads)), 4)
 
 
 def _vm(dice: random.Random, number: int, hosts: int) -> Vm:

@@ -13,10 +13,10 @@ from tests.faults.plan import KINDS, PAUSES, draw
 from tests.faults.samples import Look, longest_rest
 from tests.faults.tree import copy_sources
 
-SEEDS = (1883, 3313)
+SEEDS = (210, 2170)
 """Small ones, with a file store."""
 
-BROKEN_SEED = 3313
+BROKEN_SEED = 210
 """Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end. It is among the
 SEEDS, so nothing but what is broken makes the difference."""
 
