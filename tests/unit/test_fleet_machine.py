@@ -292,6 +292,27 @@ class FleetMachine(RuleBasedStateMachine):
             self.close(connection)
 
     @precondition(lambda self: self.confirm)
+    @rule(
+        which=st.integers(0, 99),
+        late=st.sampled_from([*LATE, None]),
+        forget=st.booleans(),
+        node=st.sampled_from(sorted(NODES)),
+    )
+    def lose_a_holder_and_go_on(self, which: int, late: float | None, forget: bool, node: str) -> None:
+        """It dies, or (None) is paused; a lease and a quarantine later others are granted what can be."""
+        self.start_what_can_be_started(node)
+        if not self.awake():
+            return
+        if late is None:
+            self.pause(which)
+        else:
+            self.die(which, late)
+        if forget:
+            self.restart_redis()
+        self.live(65)
+        self.start_what_can_be_started(node)
+
+    @precondition(lambda self: self.confirm)
     @rule()
     def begin_censuses(self) -> None:
         for due in self.ledger.census_due():
