@@ -18,7 +18,7 @@ _OFFLINE = (
     "a host of the pool is offline or cannot be reached by the master; start it, or remove it from the pool"
 )
 
-_MEANINGS = {
+MEANINGS = {
     "CANNOT_CONTACT_HOST": _OFFLINE,
     "HOST_BROKEN": _OFFLINE,
     "HOST_HAS_NO_MANAGEMENT_IP": "the host has no management address",
@@ -113,7 +113,7 @@ def failure_text(code: str, params: list[str], method: str, pool: str = "") -> s
         )
         params = []
     else:
-        meaning = _MEANINGS.get(code, "")
+        meaning = MEANINGS.get(code, "")
     details = ", ".join(part for part in (_parameter(text) for text in params) if part)
     reason = f"{redact(code)}: {details}" if details else redact(code)
     where = f"pool {pool}: " if pool else ""
