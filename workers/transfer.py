@@ -138,7 +138,7 @@ class Transfer:
         return self._verdict
 
     def tell(self, verdict: Verdict) -> None:
-        """A word from elsewhere, from any thread: CANCEL stops everything now, DRAIN begins no more batches."""
+        """A word from elsewhere, from any thread: CANCEL stops everything now, DRAIN begins nothing more."""
         with self._changed:
             self._take_in(verdict)
             self._changed.notify_all()

@@ -10,7 +10,7 @@ import pytest
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.steps import do_step
 from tests.unit.scheduler.conftest import Site
-from workers.fleet import Grant
+from workers.fleet import Grant, Ledger, LedgerUnreachable
 from workers.repository import Store
 from workers.stream import run_stream
 
@@ -62,3 +62,31 @@ def test_a_slot_rests_longer_when_nobody_saw_the_host_let_go(site: Site, cancell
     assert (slot.expires_in > timing.linger) is cancelled
     [disk] = site.ledger.progress(run).disks
     assert (disk.state, disk.attempts) == ("cancelled" if cancelled else "complete", 0)
+
+
+class LedgerAway:
+    """The real ledger, which does not answer the first calls of some methods."""
+
+    def __init__(self, ledger: Ledger, **times: int) -> None:
+        self._ledger = ledger
+        self._times = times
+
+    def __getattr__(self, name: str) -> object:
+        if self._times.get(name, 0) > 0:
+            self._times[name] -= 1
+            return self._away
+        return getattr(self._ledger, name)
+
+    def _away(self, *_: object, **__: object) -> None:
+        raise LedgerUnreachable("Redis does not answer")
+
+
+def test_a_redis_that_is_away_for_a_moment_costs_no_stream(site: Site) -> None:
+    run = site.submit()
+    grant = first_grant(site, run)
+    away = LedgerAway(site.ledger, opened=1, take=1, commit=2, release=1)
+    run_stream(replace(site.stream_context, ledger=away), grant)  # type: ignore[arg-type]
+    slot = site.ledger.slots(grant.pool, grant.host)[grant.slot]
+    assert slot.state == "QUARANTINE"
+    [disk] = site.ledger.progress(run).disks
+    assert (disk.state, disk.attempts, disk.error) == ("complete", 0, None)
