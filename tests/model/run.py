@@ -101,7 +101,7 @@ def check(configuration: Configuration) -> Result:
         options = ["-DSAFETY", "-DCOLLAPSE", "-DNOFAIR", f"-DMEMLIM={MEMORY_LIMIT}", "-DVECTORSZ=512"]
         if configuration.shortest:
             options.append("-DBFS")  # the first counterexample found has the fewest steps
-        _run(folder, ["gcc", "-O2", "-w", *options, "-o", "pan", "pan.c"])
+        _run(folder, ["gcc", "-O2" if configuration.clean else "-O1", "-w", *options, "-o", "pan", "pan.c"])
         begun = time.monotonic()
         said = _run(
             folder,

@@ -9,8 +9,7 @@ from tests.model.run import CONFIGURATIONS, Configuration, check, missing_progra
 FEW = (
     "quarantine, 1 slot, 2 workers",
     "no barrier",
-    "no quarantine",
-    "no cut",
+    "cut later than the lease",
     "no linger after CLEAN",
 )
 
