@@ -309,6 +309,7 @@ def test_around_a_dead_host_insecure_networks_too(start: Start) -> None:
         pool.set_host(pool.hosts[1].uuid, "down")
         found = nbd_endpoints(session, disk, "root")
         assert {each.tls for each in found} == {False}
+        assert pool.hosts[1].uuid not in {each.host for each in found}
         assert _read(found[0]) == _content(pool)
 
 

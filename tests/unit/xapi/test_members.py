@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from workers.xenapi import (
+    AnswerLost,
     CallTimedOut,
     HostStarting,
     LoginRefused,
@@ -67,6 +68,29 @@ def test_members_that_name_the_master_that_is_away_are_not_followed_there_again(
     with pytest.raises(PoolUnreachable, match="asked 1 more of its hosts, and none led to a master"):
         Session.login("lab", member.settings(url=away), memory=_memory("127.0.3.9", "127.0.3.2"))
     assert member.methods() == [LOGIN]
+
+
+def test_a_master_that_broke_down_is_tried_once_however_many_name_it(members: Any) -> None:
+    master, *others = members(4)
+    for _ in range(5):
+        master.say(LOGIN, master.drop())
+    for each in others:
+        each.say(LOGIN, each.fail("HOST_IS_SLAVE", master.address))
+    memory = _memory(*[each.address for each in (master, *others)])
+    with pytest.raises(AnswerLost):
+        Session.login("lab", master.settings(), memory=memory)
+    assert master.methods() == [LOGIN]
+    assert [each.methods() for each in others] == [[LOGIN]] * 3
+
+
+def test_a_password_that_one_of_the_other_hosts_refuses_is_not_tried_on_more(start_xapi: Any) -> None:
+    away = _closed_port()
+    port = int(away.rpartition(":")[2])
+    first, second = (start_xapi(f"127.0.3.{n}", port=port, tls=False) for n in (2, 3))
+    settings = first.settings(url=away, password="wrong")
+    with pytest.raises(LoginRefused):
+        Session.login("lab", settings, memory=_memory("127.0.3.2", "127.0.3.3"))
+    assert (first.methods(), second.methods()) == ([LOGIN], [])
 
 
 def test_a_host_that_names_a_master_that_is_away_is_not_the_last_one_asked(members: Any) -> None:
