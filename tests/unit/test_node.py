@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from workers.fleet import Ledger, Timing
-from workers.node import Heartbeat
+from workers.node import Heartbeat, spare_processes
 
 TIMING = Timing(renew_every=0.05)
 
@@ -34,6 +34,11 @@ def test_a_node_that_was_killed_while_it_drained_serves_again_under_the_same_nam
     heartbeat.stop()
     assert ledger.nodes() == []
     ledger.close()
+
+
+@pytest.mark.parametrize(("concurrency", "spare"), [(1, 1), (8, 1), (16, 2), (64, 8)])
+def test_a_node_has_spare_processes_for_while_some_wait_at_a_door(concurrency: int, spare: int) -> None:
+    assert spare_processes(concurrency) == spare
 
 
 def test_the_heartbeat_outlives_a_redis_that_takes_no_writes(
