@@ -50,6 +50,8 @@ class Runs:
                 raise ValueError(
                     f"disk {work.disk}: not of run {run} and VM {vm}, or a weight that is not positive"
                 )
+            if work.attempts < 1 or not all(0 <= batch < work.batches for batch in work.done):
+                raise ValueError(f"disk {work.disk}: no attempts, or a batch done that it does not have")
             hosts = json.dumps([plain("host", host) for host in work.hosts])
             arguments += [plain("disk", work.disk), work.pool, work.snapshot, work.virtual_size, work.batches]
             arguments += [work.weight, hosts, pack_facts(work.facts), work.plan]
