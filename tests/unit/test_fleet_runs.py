@@ -194,8 +194,8 @@ def test_disks_that_cannot_be_streamed_are_refused_whole(fleet: Fleet) -> None:
         )
     with pytest.raises(LedgerError, match="disk d1 is in run run already, with VM vm"):
         fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 1, vm="vm2"), disk_work("d1", 1, vm="vm2")])
+    work = dataclasses.replace(disk_work("d2", 1, vm="vm2"), done=frozenset({1}))
     with pytest.raises(ValueError, match="a batch done that it does not have"):
-        work = dataclasses.replace(disk_work("d2", 1, vm="vm2"), done=frozenset({1}))
         fleet.ledger.start_vm("run", "vm2", [work])
     with pytest.raises(ValueError, match="weight"):
         fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 1, vm="vm2", weight=0)])
