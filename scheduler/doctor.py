@@ -12,7 +12,9 @@ from scheduler.checks.pool import check_pool
 from scheduler.checks.redis_server import check_redis
 from scheduler.checks.slots import check_slots
 from scheduler.checks.store import check_store
-from scheduler.policy import parse_policies
+from scheduler.hooks import check_hooks
+from scheduler.notifications import parse_notifications
+from scheduler.policy import Policy, parse_policies
 from workers.errors import CbtfleetError
 from workers.settings import Settings
 
@@ -39,7 +41,18 @@ def check_configuration(settings: Settings, settings_file: Path) -> list[Check]:
     said = f"{where}: {_count(settings.pools, 'pool')}, {_count(policies, 'policy', 'policies')}"
     if not settings.pools:
         return [warning("configuration", said, "add a [pools.NAME] where the scheduler and the workers run")]
-    return [ok("configuration", said)]
+    return [ok("configuration", said), *_check_for_nights(settings, policies)]
+
+
+def _check_for_nights(settings: Settings, policies: Mapping[str, Policy]) -> list[Check]:
+    """Hooks and notifications: what a scheduler that is started here would refuse."""
+    try:
+        check_hooks(policies)
+        parse_notifications(settings)
+    except CbtfleetError as error:
+        todo = "correct it; if no scheduler runs on this machine, nothing is wrong"
+        return [warning("nights", str(error), todo)]
+    return []
 
 
 def worst(checks: Sequence[Check]) -> State:

@@ -61,6 +61,8 @@ class Nights:
         self._policies = {name: policy for name, policy in policies.items() if policy.slots is not None}
         self._began = began
         self._settled: dict[str, datetime] = {}
+        self._endless: set[str] = set()
+        """Runs that have ended or have no window: ended ones stay in the ledger for a week."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, name="nights", daemon=True)
 
@@ -157,22 +159,29 @@ class Nights:
 
     def _stop_at_the_end_of_windows(self, now: datetime) -> None:
         """Gives up every disk that still streams; VMs that are planned later see the time themselves."""
+        known = self._context.ledger.runs()
+        self._endless &= set(known)
+        for run in known:
+            if run not in self._endless:
+                try:
+                    self._stop_if_over(run, now)
+                except UnknownToLedger:
+                    self._endless.add(run)  # it expired meanwhile
+
+    def _stop_if_over(self, run: str, now: datetime) -> None:
         ledger = self._context.ledger
-        for run in ledger.runs():
-            try:
-                if ledger.run_state(run) == "ended":
-                    continue
-                night = RunRequest.from_facts(ledger.run_facts(run)["request"]).night
-                over = night.over(now) if night is not None else None
-                if over is None:
-                    continue
-                disks = [disk.disk for disk in ledger.progress(run).disks if disk.state == "streaming"]
-                for disk in disks:
-                    ledger.fail_disk(run, disk, over)
-            except UnknownToLedger:
-                continue  # it expired meanwhile
-            if disks:
-                log.warning("run %s: %d disks %s", run, len(disks), over)
+        night = RunRequest.from_facts(ledger.run_facts(run)["request"]).night
+        if night is None or night.ends is None or ledger.run_state(run) == "ended":
+            self._endless.add(run)
+            return
+        over = night.over(now)
+        if over is None:
+            return
+        disks = [disk.disk for disk in ledger.progress(run).disks if disk.state == "streaming"]
+        for disk in disks:
+            ledger.fail_disk(run, disk, over)
+        if disks:
+            log.warning("run %s: %d disks %s", run, len(disks), over)
 
 
 def _iso(moment: datetime) -> str:

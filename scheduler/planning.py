@@ -81,10 +81,11 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     if ledger.is_cancelled(run):
         ledger.start_vm(run, vm_uuid, [])
         return
-    if request.night is not None and (over := request.night.over(datetime.now(UTC))) is not None:
-        raise WindowOver(over)
     works: list[DiskWork] = []
     record = VmRecord.load(context.repository, run, vm_uuid)
+    over = request.night.over(datetime.now(UTC)) if request.night is not None else None
+    if record is None and over is not None:  # of one that was planned before, what is done is committed
+        raise WindowOver(over)
     if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
         facts = {**record.facts, "committed": True}
     else:

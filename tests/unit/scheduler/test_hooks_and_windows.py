@@ -9,13 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.nights import Nights
 from scheduler.planning import plan_vm
 from scheduler.policy import parse_policies
+from scheduler.resuming import resume_run
 from scheduler.steps import do_step
 from tests.unit.scheduler.conftest import Site
+from workers.messages import Step
 from workers.stream import run_stream
 
 MiB = 1 << 20
@@ -177,7 +180,10 @@ TWO_VMS = PoolSpec(
 )
 
 
-def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(make_site: MakeSite) -> None:
+@pytest.mark.parametrize("redis_lost", [False, True])
+def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
+    make_site: MakeSite, redis_client: redis.Redis, redis_lost: bool
+) -> None:
     """One disk of `db` is done, the other is not; `web` was not even snapshotted."""
     site = make_site(TWO_VMS)
     now = datetime.now(UTC)
@@ -199,7 +205,13 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(make_si
     assert {disk.state for disk in site.ledger.progress(run).disks} == {"complete", "streaming"}
 
     over = now + timedelta(hours=2, minutes=1)
-    nights.turn(over)
+    if redis_lost:
+        redis_client.flushall()
+        site.ledger.found()
+        assert resume_run(site.ledger, site.repository, run)
+        assert site.work(run, until=lambda step: step == "plan-vm") is None
+    else:
+        nights.turn(over)
 
     class Clock(datetime):
         @classmethod
@@ -208,9 +220,9 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(make_si
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scheduler.planning.datetime", Clock)
-        for step in site.ledger.due_steps():
-            if step.subject == web["uuid"]:
-                do_step(site.context, step)
+        for vm in (web, db):
+            do_step(site.context, Step(run, "plan-vm", vm["uuid"]))
+        nights.turn(over)
         result = site.work(run)
     assert result is not None
     line = f"stopped at the window's end {end:%H:%M} UTC"

@@ -13,13 +13,15 @@ import pytest
 import redis
 
 from scheduler.after_run import after_run
+from scheduler.finishing import end_run
 from scheduler.nights import newest_slot, slot_run
 from scheduler.requests import RunRequest
+from scheduler.steps import do_step
 from tests.small_servers import web_service
 from tests.unit.scheduler.desk import LONG_AGO, NIGHTLY, Desk, make_desk, utc
 from tests.until import until
 from workers.errors import CbtfleetError
-from workers.repository import Repository, StoreUnavailable
+from workers.repository import AccessDenied, Repository, StoreUnavailable
 
 RUN = slot_run("nightly", utc("2026-11-22T01:00"))
 
@@ -197,6 +199,46 @@ def test_the_thread_begins_nights_until_it_is_stopped(desk: Desk, caplog: pytest
 
 
 # What follows a run
+
+
+def test_a_scheduler_that_died_after_the_result_was_kept_still_tells(tmp_path: Path, redis_url: str) -> None:
+    with (
+        web_service() as service,
+        make_desk(
+            tmp_path, redis_url, notifications={"webhook": {"url": service.url, "when": "always"}}
+        ) as desk,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        desk.nights().turn(utc("2026-11-22T01:00"))
+        patch.setattr("scheduler.finishing.after_run", lambda *_: {}["killed here"])
+        with pytest.raises(KeyError):
+            desk.end(RUN)
+        patch.undo()
+        end_run(desk.context, RUN)
+    [body] = service.bodies
+    assert body["result"] == desk.context.ledger.run_result(RUN)
+
+
+def test_a_result_that_the_store_does_not_take_is_told_too(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object) -> None:
+        raise AccessDenied("the store refuses us")
+
+    with (
+        web_service() as service,
+        make_desk(tmp_path, redis_url, notifications={"webhook": {"url": service.url}}) as desk,
+    ):
+        ledger = desk.context.ledger
+        desk.nights().turn(utc("2026-11-22T01:00"))
+        [plan] = ledger.due_steps()
+        ledger.add_vms(RUN, {})
+        monkeypatch.setattr(Repository, "close_run", refuses)
+        [end] = [step for step in ledger.due_steps() if step != plan]
+        do_step(desk.context, end)
+    [body] = service.bodies
+    assert (body["result"]["status"], body["result"]["error"]) == ("failed", "the store refuses us")
+
 
 KEEP = {**NIGHTLY, "keep": {"last": 2}}
 
