@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from workers.fleet import Ledger
 from workers.repository import Repository
 from workers.settings import Settings
+from workers.xenapi import Sessions
 
 
 @dataclass(frozen=True)
@@ -16,3 +18,8 @@ class ControlContext:
     repository: Repository
     owner: str
     """This process's name in the ledger."""
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Of this process with the pools; whoever made the context closes them."""
+        return Sessions(self.settings)

@@ -24,7 +24,6 @@ from scheduler.requests import RunRequest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress
 from workers.repository import DiskPoint, Point, point_id
-from workers.xenapi import Session
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     context.ledger.set_vm_facts(run, vm_uuid, facts)
 
     def clean_up() -> None:
-        with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+        with context.sessions.borrow(request.pool) as session:
             clean_up_vm(session, context, run, vm_uuid, facts.get("snapshot"), committed)
 
     try:

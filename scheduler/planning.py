@@ -59,7 +59,7 @@ def plan_run(context: ControlContext, run: str) -> None:
 
 def _choose(context: ControlContext, run: str, request: RunRequest) -> dict[str, Any]:
     """Facts of each VM by uuid."""
-    with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+    with context.sessions.borrow(request.pool) as session:
         chosen = select_vms(request, session.call("VM.get_all_records"))
     log.info("run %s: %d VMs of pool %s", run, len(chosen), request.pool)
     return {vm.uuid: {"name": vm.name} for vm in chosen}
@@ -89,7 +89,7 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
         facts = {**record.facts, "committed": True}
     else:
-        with Session.login(request.pool, context.settings.pool(request.pool)) as session:
+        with context.sessions.borrow(request.pool) as session:
             planned = None
             if record is None:
                 works = _VmPlanner(context, session, request, run, vm_uuid, facts, hooks).plan()

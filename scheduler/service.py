@@ -136,4 +136,5 @@ def run_scheduler(settings: Settings) -> None:
         census.stop()
         resumer.stop()
         nights.stop()
+        context.sessions.close()
         store.close()

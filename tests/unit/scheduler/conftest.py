@@ -61,9 +61,14 @@ class Site:
         )
 
     def close(self) -> None:
-        self.stream_context.sessions.close()
+        self.log_out()
         self.ledger.close()
         self.store.close()
+
+    def log_out(self) -> None:
+        """As if both processes had had nothing to do for some minutes."""
+        self.context.sessions.close()
+        self.stream_context.sessions.close()
 
     @property
     def disks(self) -> list[str]:
@@ -99,7 +104,6 @@ class Site:
                 do_step(self.context, step)
             for grant in self.ledger.admit():
                 run_stream(self.stream_context, grant)
-            self.stream_context.sessions.close()
             self.ledger.wait_for_work(0.2)
         raise AssertionError(f"the run does not end: {self.ledger.progress(run)}")
 

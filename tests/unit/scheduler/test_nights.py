@@ -40,6 +40,7 @@ def snapshots(site: Site, vdi: str) -> list[dict[str, Any]]:
 
 
 def assert_clean(site: Site, tasks: int = 0) -> None:
+    site.log_out()
     left = site.pool.leftovers()
     assert (left["vm_snapshots"], left["plugged_vbds"], left["sessions"], left["tasks"]) == ([], [], 0, tasks)
     for vdi in site.disks:

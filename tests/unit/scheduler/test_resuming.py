@@ -86,6 +86,7 @@ def assert_whole(site: Site, run: str, result: dict[str, Any]) -> None:
         assert site.restored(rows(result)[vdi]["point"], vdi) == site.pool.content(vdi)
         [base] = [each for each in site.pool.leftovers()["vdi_snapshots"] if each["snapshot_of"] == vdi]
         assert base["type"] == "cbt_metadata"
+    site.log_out()
     left = site.pool.leftovers()
     assert (left["vm_snapshots"], left["plugged_vbds"], left["sessions"]) == ([], [], 0)
     assert [info.key for info in site.store.list("runs/")] == [f"runs/{run}/result"]
@@ -167,6 +168,7 @@ def test_a_disk_whose_snapshot_is_gone_fails_with_that_reason(site: Site, redis_
     assert result["status"] == "partial"
     assert "is no longer on the pool, so it cannot be read on" in rows(result)[data]["error"]
     assert rows(result)[root]["error"] is None
+    site.log_out()
     left = site.pool.leftovers()
     assert (left["vm_snapshots"], left["plugged_vbds"]) == ([], [])
 
