@@ -13,10 +13,10 @@ from tests.faults.plan import KINDS, PAUSES, draw
 from tests.faults.samples import Look, longest_rest
 from tests.faults.tree import copy_sources
 
-SEEDS = (210, 2170)
+SEEDS = (4488, 2170)
 """Small ones, with a file store."""
 
-BROKEN_SEED = 210
+BROKEN_SEED = 4488
 """Its hosts need 3 s to free a slot, which is longer than a slot rests after a clean end. It is among the
 SEEDS, so nothing but what is broken makes the difference."""
 
