@@ -13,6 +13,7 @@ import logging
 import threading
 
 from scheduler.host_count import Count, HostCounter, NotCountable
+from scheduler.run_states import a_run_goes_on
 from workers.errors import CbtfleetError
 from workers.fleet import HostToCount, Ledger
 from workers.settings import PoolSettings, Settings
@@ -206,7 +207,7 @@ class Census:
             if pool is not None:
                 pool.ask(host)
         if self._pools:
-            going_on = any(self._ledger.run_state(run) != "ended" for run in self._ledger.runs())
+            going_on = a_run_goes_on(self._ledger)
             for pool in self._pools.values():
                 pool.keep_session(going_on)
 

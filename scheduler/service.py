@@ -11,6 +11,8 @@ import logging
 import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from celery import Celery, signals
@@ -19,6 +21,7 @@ from kombu.exceptions import OperationalError
 from scheduler.census import Census
 from scheduler.context import ControlContext
 from scheduler.hooks import check_hooks
+from scheduler.metrics import SchedulerMetrics
 from scheduler.nights import Nights
 from scheduler.notifications import parse_notifications
 from scheduler.policy import parse_policies
@@ -28,8 +31,9 @@ from workers.broker import celery_app
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.messages import STEP_QUEUE, STEP_TASK, STREAM_QUEUE, STREAM_TASK
+from workers.metrics_server import serve_metrics
 from workers.repository import Repository, load_metadata_keys, open_store
-from workers.settings import Settings
+from workers.settings import MetricsSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +47,16 @@ class Pump:
     Nothing ends it but `stop`: what it could not publish the ledger makes due again.
     """
 
-    def __init__(self, ledger: Ledger, app: Celery) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        app: Celery,
+        turned: Callable[[float, int, int], None] = lambda seconds, steps, grants: None,
+    ) -> None:
+        """`turned` hears of each turn: its seconds, steps and grants published."""
         self._ledger = ledger
         self._app = app
+        self._turned = turned
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._pump, name="pump", daemon=True)
 
@@ -72,13 +83,17 @@ class Pump:
             self._end.wait(1.0)
 
     def turn(self) -> None:
+        began = time.monotonic()
         self._ledger.sweep()
-        for step in self._ledger.due_steps():
+        steps = self._ledger.due_steps()
+        for step in steps:
             self._app.send_task(STEP_TASK, args=[step.as_message()], queue=STEP_QUEUE, ignore_result=True)
-        for grant in self._ledger.admit():
+        grants = self._ledger.admit()
+        for grant in grants:
             self._app.send_task(
                 STREAM_TASK, args=[grant.as_message()], queue=STREAM_QUEUE, ignore_result=True
             )
+        self._turned(time.monotonic() - began, len(steps), len(grants))
 
 
 def run_scheduler(settings: Settings) -> None:
@@ -100,11 +115,19 @@ def run_scheduler(settings: Settings) -> None:
         owner=f"{socket.gethostname()}:{os.getpid()}",
     )
     app = celery_app(settings.redis_url())
-    register_step_task(app, context)
-    pump = Pump(ledger, app)
+    metrics = SchedulerMetrics(ledger)
+    register_step_task(app, context, metrics.step_done)
+    pump = Pump(ledger, app, metrics.turned)
     census = Census(ledger, settings, context.repository.repository_id)
     resumer = Resumer(ledger, context.repository)
     nights = Nights(context, policies, began)
+
+    served = serve_metrics(
+        metrics.registry,
+        settings.metrics.host,
+        settings.metrics.scheduler_port,
+        usual_port=MetricsSettings().scheduler_port,
+    )
 
     def ready(**_: object) -> None:
         pump.start()
@@ -137,4 +160,6 @@ def run_scheduler(settings: Settings) -> None:
         resumer.stop()
         nights.stop()
         context.sessions.close()
+        if served is not None:
+            served.close()
         store.close()

@@ -45,8 +45,8 @@ def troubles(host: Host, slots: Sequence[Slot], name: str) -> list[str]:
             lines.append(
                 f"host {name}: slot {slot.number} is stuck: its connection ended {_age(slot.since)} ago, and"
                 " the host still has the disk plugged in. On that host: systemctl restart xapi-nbd (all"
-                f" connections there are cut); or give it up: cbtfleet slots --pool {host.pool} --host {host.host}"
-                f" --release {slot.number}"
+                f" connections there are cut); or give it up: cbtfleet slots --pool {host.pool}"
+                f" --host {host.host} --release {slot.number}"
             )
     if host.unaccounted > 0:
         lines.append(

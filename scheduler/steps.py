@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -62,11 +64,12 @@ class _StepLease:
                 return
 
 
-def do_step(context: ControlContext, step: Step) -> None:
-    """Does one step if it is still due. Passing failures are tried again here, final ones are recorded."""
+def do_step(context: ControlContext, step: Step) -> bool:
+    """Does one step if it is still due; False when it is not. Passing failures are tried again here, final
+    ones are recorded."""
     fence = context.ledger.claim_step(step, context.owner)
     if fence is None:
-        return
+        return False
     failure: str | None = None
     with _StepLease(context.ledger, step, fence) as lease:
         try:
@@ -82,10 +85,11 @@ def do_step(context: ControlContext, step: Step) -> None:
             failure = f"unexpected {type(error).__name__} in {step.name}; the scheduler's log has the details"
         if lease.lost:
             log.warning("run %s, %s %s: another scheduler has it now", step.run, step.name, step.subject)
-            return
+            return True
         if failure is not None:
             _record_failure(context, step, failure)
         context.ledger.finish_step(step, fence)
+    return True
 
 
 def _do(context: ControlContext, step: Step) -> None:
@@ -130,15 +134,21 @@ class StepTask(Task):  # type: ignore[misc]
     ignore_result = True
     acks_late = False
 
-    def __init__(self, context: ControlContext) -> None:
+    def __init__(self, context: ControlContext, done: Callable[[str, float], None]) -> None:
         self._step_context = context
+        self._done = done
 
     def run(self, step: dict[str, Any]) -> None:
+        began = time.monotonic()
         try:
-            do_step(self._step_context, Step.from_message(step))
+            if do_step(self._step_context, Step.from_message(step)):
+                self._done(step["name"], time.monotonic() - began)
         except CbtfleetError as error:  # Redis is away, say: the step is due again when its lease has run out
             log.warning("step %s was left: %s", step["name"], error)
 
 
-def register_step_task(app: Celery, context: ControlContext) -> None:
-    app.register_task(StepTask(context))
+def register_step_task(
+    app: Celery, context: ControlContext, done: Callable[[str, float], None] = lambda step, seconds: None
+) -> None:
+    """`done` hears of each try at a step: its name and the seconds it took."""
+    app.register_task(StepTask(context, done))

@@ -260,7 +260,7 @@ def test_a_session_is_kept_while_a_run_goes_on_renewed_when_lost_and_ended_with_
         return int(pool.log()["calls"]["session.login_with_password"])
 
     assert [count(1), count(2)] == [1, 1]
-    pool.add_fault(xapi="VBD.get_all_records_where", failure=["SESSION_INVALID", "OpaqueRef:1"])
+    pool.end_sessions()
     assert count(3) == 2
     assert pool.leftovers()["sessions"] >= 1
     questions.states["run"] = "ended"
