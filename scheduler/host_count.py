@@ -44,7 +44,7 @@ class HostCounter:
     _disks: dict[str, tuple[str, bool, bool]] = field(default_factory=dict)
 
     def count(self, host: str) -> Count:
-        """`host` is a uuid, or what `workers.endpoints` calls hosts that share an address: these the pool
+        """`host` is a uuid, or what `nbd_endpoints` calls hosts that share an address: these the pool
         does not know, and nobody can say whose control domain to look at.
 
         Raises NotCountable, or XapiError when the pool does not answer.
