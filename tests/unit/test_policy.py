@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scheduler.notifications import parse_notifications
 from scheduler.policy import Policy, parse_policies
 from workers.errors import ConfigurationError
-from workers.settings import Settings
+from workers.settings import Settings, load_settings
 
 
 def parse(pool: str = "lab", **keys: Any) -> Policy:
@@ -69,3 +71,22 @@ def test_mistakes(keys: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         parse(**keys)
     assert str(error.value).startswith(line) or line in str(error.value)
+
+
+def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "nights.md").read_text(encoding="utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "cbtfleet.toml").write_text(
+        '[repository]\nurl = "file:///backups"\n[pools.lab]\nurl = "https://xen1.example"\n'
+        f'username = "backup"\npassword = "x"\n{example}'
+    )
+    (tmp_path / "webhook.url").write_text("https://chat.example/T0/1\n")
+    (tmp_path / "mail.password").write_text("secret\n")
+    settings = load_settings(tmp_path / "cbtfleet.toml", {})
+    policy = parse_policies(settings)["nightly"]
+    assert policy.hooks.after_run == ("/usr/local/bin/report", "--brief")
+    assert policy.keep is not None
+    notifications = parse_notifications(settings)
+    assert notifications.webhook is not None
+    assert notifications.smtp is not None
+    assert (notifications.webhook.when, notifications.smtp.when) == ("always", "problems")
