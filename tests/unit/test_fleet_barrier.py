@@ -79,6 +79,17 @@ def test_holders_go_on_through_a_restart_and_nobody_else_starts(
     assert len(fleet.ledger.admit()) == 2
 
 
+def test_a_grant_from_before_a_barrier_is_not_claimed_after_it(
+    fleet: Fleet, redis_client: redis.Redis
+) -> None:
+    fleet.start(disk_work("d1", 9))
+    (grant,) = fleet.ledger.admit()
+    redis_client.hset("cbtfleet:epoch", "run_id", "another")
+    assert fleet.ledger.barrier_left() == TIMING.barrier
+    fleet.clock.advance(TIMING.barrier)
+    assert fleet.ledger.claim(grant, "node/1") is None
+
+
 def test_holders_that_redis_forgot_take_their_slots_back(fleet: Fleet) -> None:
     fleet.start(disk_work("d1", 99))
     first, second = fleet.hold(owner="node/1"), fleet.hold(owner="node/2")

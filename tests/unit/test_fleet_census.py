@@ -222,15 +222,6 @@ def test_a_reasserted_slot_explains_nothing_until_its_connection_is_seen(fleet: 
     assert unaccounted(fleet) == 0
 
 
-def test_a_grant_from_before_a_barrier_is_not_claimed_after_it(fleet: Fleet) -> None:
-    start(fleet)
-    (grant,) = fleet.ledger.admit()
-    fleet.ledger._redis.hset("cbtfleet:epoch", "run_id", "another")
-    fleet.ledger.barrier_left()
-    fleet.clock.advance(TIMING.barrier)
-    assert fleet.ledger.claim(grant, "node/1") is None
-
-
 def test_each_question_is_handed_out_once_and_an_older_answer_is_ignored(fleet: Fleet) -> None:
     start(fleet, cap=1)
     end(fleet, fleet.hold())
