@@ -27,7 +27,7 @@ def resume_run(ledger: Ledger, repository: Repository, run: str) -> bool:
     facts = repository.open_facts(run)
     if facts is None:
         return False
-    return ledger.create_run(run, {"request": facts["request"], "started": facts["started"]})
+    return ledger.create_run(run, {key: value for key, value in facts.items() if key != "vms"})
 
 
 def resume_lost_runs(ledger: Ledger, repository: Repository) -> list[str]:
