@@ -116,6 +116,8 @@ class LeaseKeeper:
             try:
                 [held] = self._ledger.renew([self._grant], owner=self._owner)
                 if held:
+                    if not self.still_ours():  # after a flush the ledger also gives back what had passed
+                        return
                     self._acknowledged = sent
                     self._reports.renewed(time.monotonic() - sent)
                     [verdict] = self._ledger.verdicts([self._grant], owner=self._owner)

@@ -104,6 +104,14 @@ def test_a_slot_that_is_no_longer_ours_is_cut_at_once() -> None:
     assert lost_after(SlowLedger([True, False]), 5.0) is not None
 
 
+def test_a_lease_that_had_passed_is_not_taken_back_by_a_late_renewal() -> None:
+    """After a pause the renewing thread may go on before the watching one, and a ledger that was emptied
+    meanwhile gives back what others may have by now."""
+    keeper = keeper_of(SlowLedger([True]), claimed=time.monotonic() - TIMING.cut_after - 0.1)
+    keeper._renew()  # without the watching thread
+    assert keeper.lost
+
+
 @pytest.mark.parametrize("trouble", ["hang", "down"])
 def test_the_cut_does_not_wait_for_redis(trouble: bool | str) -> None:
     ledger = SlowLedger([trouble])
