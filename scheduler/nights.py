@@ -167,6 +167,11 @@ class Nights:
                     self._stop_if_over(run, now)
                 except UnknownToLedger:
                     self._endless.add(run)  # it expired meanwhile
+                except CbtfleetError:
+                    raise
+                except Exception:
+                    log.exception("run %s: the end of its window cannot be found; going on without", run)
+                    self._endless.add(run)
 
     def _stop_if_over(self, run: str, now: datetime) -> None:
         ledger = self._context.ledger
@@ -181,7 +186,7 @@ class Nights:
         for disk in disks:
             ledger.fail_disk(run, disk, over)
         if disks:
-            log.warning("run %s: %d disks %s", run, len(disks), over)
+            log.warning("run %s: %s; disks that were not finished: %d", run, over, len(disks))
 
 
 def _iso(moment: datetime) -> str:

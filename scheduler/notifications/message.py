@@ -16,7 +16,8 @@ class Message:
     subject: str
     text: str
     problem: bool
-    """Somebody should look: the run did not succeed, or it did and something besides it went wrong."""
+    """Somebody should look: the run failed or was not begun, or something besides it went wrong. That
+    somebody cancelled it is none."""
     result: Mapping[str, Any]
 
     @property
@@ -33,8 +34,8 @@ class Message:
 def compose(result: Mapping[str, Any], troubles: Sequence[str] = (), forgotten: int = 0) -> Message:
     """`result` as `runs/<run>/result` has it; `troubles` are lines about what failed after the run had
     ended, `forgotten` how many restore points its policy let go."""
-    wrong = [line for line in (result.get("error"), *_failed(result), *result.get("warnings", ())) if line]
-    wrong += troubles
+    remarks = [*result.get("warnings", ()), *troubles]
+    wrong = [*([result["error"]] if result.get("error") else []), *_failed(result), *remarks]
     lines = [*_head(result)]
     if wrong:
         lines += ["", "What went wrong:", *(f"- {line}" for line in wrong)]
@@ -45,9 +46,9 @@ def compose(result: Mapping[str, Any], troubles: Sequence[str] = (), forgotten: 
     if forgotten:
         lines += ["", f"Restore points forgotten by the policy's keep: {forgotten}."]
     return Message(
-        subject=_subject(result, bool(troubles or result.get("warnings"))),
+        subject=_subject(result, bool(remarks)),
         text="\n".join(lines) + "\n",
-        problem=bool(wrong) or result["status"] not in ("succeeded", "cancelled"),
+        problem=bool(remarks) or result["status"] not in ("succeeded", "cancelled"),
         result=result,
     )
 

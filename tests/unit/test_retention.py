@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scheduler.policy import Keep
 from scheduler.retention import decide
@@ -13,6 +15,7 @@ from workers.repository import DiskPoint, Point, point_id
 
 VM = "0c1d7b52-5c0a-4f0e-9a53-1f6c2f3b7a10"
 ZONE = ZoneInfo("UTC")
+LONDON = ZoneInfo("Europe/London")
 
 
 def point(time: str, *disks: str, policy: str | None = "nightly") -> Point:
@@ -84,6 +87,61 @@ def test_points_of_others_are_not_decided_about_and_fill_no_period() -> None:
         ("2026-01-01T01:00:00Z", ()),
         ("2026-01-02T01:00:00Z", ("daily 2026-01-02",)),
     ]
+
+
+KEEPS = st.fixed_dictionaries(
+    {rule: st.integers(0, 4) for rule in ("last", "daily", "weekly", "monthly", "yearly")}
+).filter(lambda keep: any(keep.values()))
+POINTS = st.lists(
+    st.tuples(
+        st.integers(0, 24 * 450),
+        st.sets(st.sampled_from(["root", "data", "old"]), min_size=1),
+        st.sampled_from(["nightly", "nightly", "nightly", "hourly", None]),
+    ),
+    max_size=40,
+    unique_by=lambda made: made[0],
+).map(
+    lambda made: [
+        point((datetime(2025, 1, 1) + timedelta(hours=hours)).isoformat(), *sorted(disks), policy=policy)
+        for hours, disks, policy in sorted(made, key=lambda each: each[0])
+    ]
+)
+
+
+@settings(deadline=None)
+@given(POINTS, KEEPS)
+def test_a_disk_never_loses_its_newest_point_and_forgetting_twice_forgets_no_more(
+    points: list[Point], keep: dict[str, int]
+) -> None:
+    decisions = decide(points, "nightly", Keep(**keep), LONDON)
+    gone = {decision.point.id for decision in decisions if not decision.kept_by}
+    stay = [each for each in points if each.id not in gone]
+    assert all(each.policy == "nightly" for each in points if each.id in gone)
+    for disk in {disk.vdi for each in points for disk in each.disks}:
+        newest = max((each for each in points if disk in {of.vdi for of in each.disks}), key=lambda p: p.time)
+        assert newest in stay
+    ours = [each for each in points if each.policy == "nightly"]
+    assert {each.id for each in ours[-keep["last"] :] if keep["last"]}.isdisjoint(gone)
+    assert len(ours) - len(gone) <= sum(keep.values()) + 3  # three disks
+    assert all(each.kept_by for each in decide(stay, "nightly", Keep(**keep), LONDON))
+
+
+@settings(deadline=None, max_examples=40)
+@given(POINTS, KEEPS)
+def test_night_after_night_comes_to_the_same_as_once(points: list[Point], keep: dict[str, int]) -> None:
+    store: list[Point] = []
+    for each in points:
+        store.append(each)
+        gone = {
+            decision.point.id
+            for decision in decide(store, "nightly", Keep(**keep), LONDON)
+            if not decision.kept_by
+        }
+        store = [old for old in store if old.id not in gone]
+    at_once = {
+        decision.point.id for decision in decide(points, "nightly", Keep(**keep), LONDON) if decision.kept_by
+    }
+    assert {each.id for each in store if each.policy == "nightly"} == at_once
 
 
 def test_what_is_kept_stays_kept_when_the_forgotten_are_gone() -> None:

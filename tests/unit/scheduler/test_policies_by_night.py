@@ -21,6 +21,7 @@ from tests.small_servers import web_service
 from tests.unit.scheduler.desk import LONG_AGO, NIGHTLY, Desk, make_desk, utc
 from tests.until import until
 from workers.errors import CbtfleetError
+from workers.fleet import DiskWork
 from workers.repository import AccessDenied, Repository, StoreUnavailable
 
 RUN = slot_run("nightly", utc("2026-11-22T01:00"))
@@ -155,6 +156,29 @@ def test_a_window_that_is_over_is_not_made_up_for(tmp_path: Path, redis_url: str
             "skipped",
             "no scheduler began it before the end of its window, 06:00 Europe/London",
         )
+
+
+def test_a_run_that_nobody_understands_does_not_keep_another_from_being_stopped(
+    tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = {**NIGHTLY, "window": {"end": "06:00"}}
+    with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
+        ledger = desk.context.ledger
+        ledger.create_run("20261122T000000Z-newer", {"request": {"policy": "x", "night": {"moon": "full"}}})
+        nights = desk.nights()
+        nights.turn(utc("2026-11-22T01:00"))
+        ledger.add_vms(RUN, {"u-web": {"name": "web"}})
+        ledger.set_host("lab", "host", 4)
+        work = DiskWork(RUN, "u-web", "u-root", "lab", "snapshot", 1 << 20, 1, ("host",))
+        ledger.start_vm(RUN, "u-web", [work])
+        for moment in ("2026-11-22T05:59:59", "2026-11-22T06:00", "2026-11-22T06:01"):
+            assert nights.turn(utc(moment)) == {}
+        [disk] = ledger.progress(RUN).disks
+    assert (disk.state, disk.error) == ("failed", "stopped at the window's end 06:00 Europe/London")
+    assert caplog.messages == [
+        "run 20261122T000000Z-newer: the end of its window cannot be found; going on without",
+        f"run {RUN}: stopped at the window's end 06:00 Europe/London; disks that were not finished: 1",
+    ]
 
 
 def test_the_store_is_away_and_the_night_begins_when_it_is_back(
