@@ -153,7 +153,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
 
 
 def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, Any]:
-    """One disk of the run's result. Its seconds, and so its speed, count from its plan: waiting is in them."""
+    """One disk of the run's result. Its seconds, and so its speed, count from its plan: waiting included."""
     error = disk.error
     seconds = _seconds(disk)
     if disk.state == "cancelled":

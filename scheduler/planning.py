@@ -208,6 +208,8 @@ class _VmPlanner:
                 "incremental_to": changes.parent.snapshot if changes.parent else None,
             },
             plan=changes.plan.pack(),
+            attempts=self._request.retry.attempts,
+            give_up_after=self._request.retry.give_up_after,
         )
 
     def _fail(self, disk: str, name: str, error: CbtfleetError) -> None:

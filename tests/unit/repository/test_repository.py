@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.repository_machine import DISK, ENCRYPTED, PLAIN, VM, Machine, MemoryStore
-from workers.extents import BLOCK_SIZE, Plan
+from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, Plan
 from workers.repository import (
     AlreadyWritten,
     DamagedObject,
@@ -21,6 +21,7 @@ from workers.repository import (
     Repository,
     RepositoryError,
     RunEnded,
+    StoredBatches,
     point_id,
 )
 from workers.repository.compression import compress
@@ -254,6 +255,41 @@ def test_a_crash_between_result_and_the_end_of_open_is_made_good(
     store.objects["runs/run1/open"] = left
     repository.close_run("run1", {"status": "succeeded"})
     assert not repository.run_is_open("run1")
+
+
+def test_a_vm_of_a_run_is_recorded_once_and_until_the_run_has_ended(
+    repository: Repository, store: MemoryStore
+) -> None:
+    assert repository.open_facts("run1") is None
+    assert repository.open_run("run1", {"vms": {VM: {}}}) == {"vms": {VM: {}}}
+    assert repository.open_run("run1", {"vms": {}}) == {"vms": {VM: {}}} == repository.open_facts("run1")
+    assert repository.run_vm("run1", VM) is None
+    assert repository.keep_run_vm("run1", VM, {"disks": [1]}) == {"disks": [1]}
+    assert repository.keep_run_vm("run1", VM, {"disks": [2]}) == {"disks": [1]}
+    assert repository.run_vm("run1", VM) == {"disks": [1]}
+    assert list(repository.open_runs()) == ["run1"]
+    assert list(repository.results()) == []
+    repository.close_run("run1", {"status": "succeeded"})
+    assert [key for key in store.objects if key.startswith("runs/")] == ["runs/run1/result"]
+
+
+def test_batches_with_a_pack_are_found_with_their_bytes(store: MemoryStore, repository: Repository) -> None:
+    size = 3 * BATCH_BLOCKS * BLOCK_SIZE - 512  # the disk's last block is short
+    plan = Plan.full(size)
+    assert repository.stored_batches("run1", DISK, plan) == StoredBatches(frozenset(), 0, 0)
+    for batch, mark_of in ((0, "a"), (0, "b"), (2, "c"), (7, "d")):
+        store.put_if_absent(f"packs/{DISK}/run1/{batch:08d}-{mark_of * 32}", b"12345")
+    store.put_if_absent(f"packs/{DISK}/run2/00000001-{'e' * 32}", b"12345")
+    found = repository.stored_batches("run1", DISK, plan)
+    assert found == StoredBatches(frozenset({0, 2}), 2 * BATCH_BLOCKS * BLOCK_SIZE - 512, 10)
+
+
+def test_the_point_of_a_run_is_found(repository: Repository, a_point: Callable[[str], Point]) -> None:
+    assert repository.point_of_run("run1", VM) is None
+    repository.commit_point(a_point("run1"))
+    repository.commit_point(a_point("run2"))
+    assert repository.point_of_run("run1", VM) == a_point("run1")
+    assert repository.point_of_run("run1", "another-vm") is None
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "ü", "x" * 129, ".hidden"])

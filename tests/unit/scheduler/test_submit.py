@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from scheduler import submit
-from scheduler.submit import wait_for_run
+from scheduler.submit import RunLost, wait_for_run
 from workers.fleet import Ledger, LedgerUnreachable, UnknownToLedger
 
 
@@ -55,3 +57,32 @@ def test_a_redis_that_stays_away_is_said(ledger: Ledger, monkeypatch: pytest.Mon
 def test_a_run_that_the_ledger_does_not_know_is_not_waited_for(ledger: Ledger) -> None:
     with pytest.raises(UnknownToLedger):
         wait_for_run(ledger, "20261122T010203Z-000000")
+
+
+def test_a_run_that_redis_forgot_is_waited_for_until_it_is_resumed(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    ledger.create_run("run", {})
+    seen = []
+
+    def forget_and_resume(progress: object) -> None:
+        seen.append(progress)
+        if len(seen) == 1:
+            redis_client.flushall()
+            threading.Timer(0.2, resume).start()
+
+    def resume() -> None:
+        ledger.create_run("run", {})
+        ledger.end_run("run", {"status": "succeeded"})
+
+    assert wait_for_run(ledger, "run", on_progress=forget_and_resume) == {"status": "succeeded"}
+    assert len(seen) == 1
+
+
+def test_a_run_that_nobody_resumes_is_said_to_be_lost(
+    ledger: Ledger, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "_PATIENCE", 0.05)
+    ledger.create_run("run", {})
+    with pytest.raises(RunLost, match="lost before anything of it was recorded, then start it again"):
+        wait_for_run(ledger, "run", on_progress=lambda _: redis_client.flushall())
