@@ -141,9 +141,23 @@ def test_a_slot_whose_own_disk_is_not_plugged_is_free_whatever_else_is(fleet: Fl
     first, second = fleet.hold(), fleet.hold()
     end(fleet, first)
     fleet.ledger.release(second, Outcome.FAILED)  # rests, and is still plugged
+    fleet.clock.advance(1)
     count(fleet, second.disk)
     assert fleet.states() == ["FREE", "QUARANTINE", "FREE"]
     assert unaccounted(fleet) == 0
+
+
+def test_a_slot_that_ended_after_the_question_does_not_cover_a_forgotten_connection(fleet: Fleet) -> None:
+    """The forgotten holder's disk is all that the host shows, and both connections are still counted there."""
+    start(fleet, cap=3, counted=False)
+    count(fleet, "d9")
+    second = fleet.hold()
+    fleet.clock.advance(TIMING.census_unexplained)
+    due = ask(fleet)
+    fleet.clock.advance(0.1)
+    fleet.ledger.release(second, Outcome.FAILED)
+    count(fleet, "d9", due=due)
+    assert unaccounted(fleet) == 1
 
 
 def test_connections_that_no_slot_explains_take_the_place_of_slots(fleet: Fleet) -> None:

@@ -133,6 +133,7 @@ class Limits:
     """Failures of a host in a row, without any success there, before its circuit opens: one is the network's
     bad moment, three cost one process some seconds each."""
 
-    lag: int = 1024
-    """Batches by which a run may lag behind the others and still catch up: 16 turns. A run whose hosts were
-    gone for an hour would else have everything to itself for the next one."""
+    lag: int = 16384
+    """Batches by which a run may lag behind the others and still catch up: the turns of 256 streams. A run
+    whose hosts were gone for an hour would else have everything to itself for the next one; and with less than
+    all streams' turns, what a large run got in one turn would be forgiven it."""

@@ -75,11 +75,12 @@ class Outcome(StrEnum):
     BUSY = "BUSY"
     """Rejected before the greeting: the host serves as many clients as it can."""
     FAILED = "FAILED"
-    """Anything that another attempt, perhaps on another host, may survive."""
+    """The host or the way to it failed: another attempt, perhaps on another host, may not."""
     LOST = "LOST"
-    """The worker process died: that may be the disk's fault, so it is an attempt, but never the host's."""
+    """The worker process died or lost its slot: that may be the disk's fault, so it is an attempt, but never
+    the host's."""
     STORE_AWAY = "STORE_AWAY"
-    """The store did not take a pack: neither the disk's nor the host's fault."""
+    """The store did not take a pack, or the pool's XenAPI is away: neither the disk's nor the host's fault."""
     FATAL = "FATAL"
     """No attempt can succeed: the disk fails now."""
 

@@ -7,7 +7,9 @@
 --   HELD, known to be open before `asked`       was plugged, or has ended: explains one VBD
 --   GRANTED, OPENING, HELD later or re-asserted  may be plugged or not: explains none
 --   QUARANTINE, rest over before `asked`         ended before: if a VBD is its own, it is a leftover
---   QUARANTINE, else                             keeps its slot anyway, so it covers one VBD of the excess
+--   QUARANTINE, was open, ended before `asked`    has that VBD, or is not counted by the host any more: its slot
+--                                                rests anyway, so it covers one VBD of the excess
+--   QUARANTINE, else                             the host may count it without a VBD: covers none
 --
 -- A VBD that is not explained is taken for a leftover, so too many may be, for a moment, and never too few.
 -- However the VBDs are distributed: slots in use + unaccounted >= connections that there are or can be.
@@ -28,12 +30,13 @@ for number = 0, 15 do
   if slot.state == 'HELD' and slot.opened and slot.opened < asked then
     held = held + 1
   elseif slot.state == 'QUARANTINE' then
-    if tonumber(redis.call('ZSCORE', KEY.slots .. 'QUARANTINE', slot_id(slot))) > asked then
-      resting = resting + 1
-    elseif slot.snapshot and not plugged[slot.snapshot] then
+    local rested = tonumber(redis.call('ZSCORE', KEY.slots .. 'QUARANTINE', slot_id(slot))) <= asked
+    if rested and slot.snapshot and not plugged[slot.snapshot] then
       ended[#ended + 1] = slot
-    else
+    elseif rested then
       leftovers[#leftovers + 1] = slot
+    elseif slot.opened and slot.since < asked then
+      resting = resting + 1
     end
   end
 end
@@ -44,7 +47,7 @@ local excess = surplus - waived
 for i = excess + 1, #leftovers do
   ended[#ended + 1] = leftovers[i]
 end
-local unaccounted = math.max(0, excess - math.min(#leftovers, excess) - resting)
+local unaccounted = math.max(0, excess - #leftovers - resting)
 
 redis.call('HSET', host.key, 'counted', asked, 'others', others, 'waived', waived, 'unaccounted', unaccounted)
 redis.call('HDEL', host.key, 'uncountable')

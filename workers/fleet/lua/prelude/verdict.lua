@@ -18,7 +18,7 @@ local function blocks(slot, number, no_process)
   for _, place in ipairs(read_group(number).places) do
     if free_at[place] == nil then
       local host = read_host(place)
-      free_at[place] = host ~= nil and free_slots(host) > 0
+      free_at[place] = host ~= nil and host.opens < opens_allowed(host) and free_slots(host) > 0
     end
     has_slot = has_slot or free_at[place]
     shares_host = shares_host or place == slot.place
