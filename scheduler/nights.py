@@ -41,13 +41,14 @@ def slot_run(policy: str, slot: datetime) -> str:
     return f"{time}-{hashlib.sha256(f'{time} {policy}'.encode()).hexdigest()[:8]}"
 
 
-def newest_slot(policy: str, runs: Iterable[str]) -> datetime | None:
-    """The newest slot of the policy among the names of runs."""
+def newest_slot(policy: str, runs: Iterable[str], now: datetime) -> datetime | None:
+    """The newest slot of the policy among the names of runs, up to `now`: one of a clock that once was far
+    ahead must not keep the policy from running until then."""
     slots = []
     for run in runs:
         if match := _SLOT_RUN.fullmatch(run):
             slot = datetime.strptime(match[1], _FORM).replace(tzinfo=UTC)
-            if slot_run(policy, slot) == run:
+            if slot <= now and slot_run(policy, slot) == run:
                 slots.append(slot)
     return max(slots, default=None)
 
@@ -112,7 +113,7 @@ class Nights:
         if latest is None or self._settled.get(name) == latest:
             return
         known = {*self._context.repository.run_names(), *self._context.ledger.runs()}
-        slot = due(policy.slots, newest_slot(name, known), self._began, now)
+        slot = due(policy.slots, newest_slot(name, known, now), self._began, now)
         if slot is not None:
             self._create(name, policy, slot, now)
         self._settled[name] = latest

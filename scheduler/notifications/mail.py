@@ -70,7 +70,8 @@ def _letter(mail: Mail, message: Message) -> EmailMessage:
     letter["Date"] = formatdate()
     letter["Message-ID"] = make_msgid(domain=mail.sender.rpartition("@")[2])
     letter["Auto-Submitted"] = "auto-generated"
-    letter.set_content(message.text)
+    # a server may not take eight bits, and would be sent them all the same
+    letter.set_content(message.text, cte=None if message.text.isascii() else "quoted-printable")
     return letter
 
 

@@ -37,6 +37,12 @@ FAILED = {**DONE, "vm": "db", "vdi": "u-data", "name": "data", "point": None}
 FAILED["error"] = 'VM "db", disk data: the host does not answer'
 
 
+@pytest.fixture(autouse=True)
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever an earlier test has made of the logging."""
+    caplog.set_level(logging.WARNING)
+
+
 def result(*rows: dict[str, Any], status: str = "succeeded", **more: Any) -> dict[str, Any]:
     return {
         "run": "20261122T010000Z-3fa9c1",
@@ -199,6 +205,16 @@ def test_a_mail_is_plain_text() -> None:
     assert (letter["Subject"], letter["From"]) == (BAD.subject, "backup@example.com")
     assert (letter["Auto-Submitted"], letter.get_content_type()) == ("auto-generated", "text/plain")
     assert letter.get_content() == BAD.text
+
+
+def test_a_mail_is_of_seven_bits_whatever_a_vm_is_called() -> None:
+    with mail_server() as server:
+        notify(smtp(server.port, when="always"), compose(result({**DONE, "vm": "wéb ☃"}, policy="nächtlich")))
+    [letter] = server.letters
+    assert letter.isascii()
+    read = message_from_string(letter, policy=policy.default)
+    assert "VM wéb ☃:" in read.get_content()
+    assert "policy nächtlich" in read["Subject"]
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])

@@ -10,6 +10,7 @@ import pytest
 
 from scheduler.notifications import parse_notifications
 from scheduler.policy import Policy, parse_policies
+from tests.command_line import CommandLine
 from workers.errors import ConfigurationError
 from workers.settings import Settings, load_settings
 
@@ -90,3 +91,27 @@ def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
     assert notifications.webhook is not None
     assert notifications.smtp is not None
     assert (notifications.webhook.when, notifications.smtp.when) == ("always", "problems")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ('schedule = "0 25 * * *"', "policies.nightly.schedule: is not a cron expression: the hour is wrong"),
+        (
+            'hooks = { after_run = ["/nowhere/x"] }',
+            "policies.nightly.hooks.after_run: /nowhere/x is no program",
+        ),
+        ('[notifications.smtp]\nfrom = "a@b.c"\nto = "d@e.f"', "notifications.smtp.host is missing"),
+    ],
+)
+def test_a_scheduler_does_not_start_with_a_mistake(
+    cbtfleet: CommandLine, monkeypatch: pytest.MonkeyPatch, more: str, line: str
+) -> None:
+    monkeypatch.setattr("scheduler.commands.services.start_logging", lambda: None)
+    cbtfleet.configure(
+        '[repository]\nurl = "file://{folder}/store"\n[pools.lab]\nurl = "https://xen1.example"\n'
+        'username = "backup"\npassword = "x"\n[policies.nightly]\npool = "lab"\n'
+        f'include = {{ names = ["*"] }}\n{more}\n'
+    )
+    done = cbtfleet("scheduler")
+    assert (done.code, line in done.said) == (2, True), done

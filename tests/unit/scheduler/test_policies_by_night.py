@@ -27,6 +27,12 @@ from workers.repository import AccessDenied, Repository, StoreUnavailable
 RUN = slot_run("nightly", utc("2026-11-22T01:00"))
 
 
+@pytest.fixture(autouse=True)
+def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever an earlier test has made of the logging."""
+    caplog.set_level(logging.WARNING)
+
+
 @pytest.fixture
 def desk(tmp_path: Path, redis_url: str) -> Iterator[Desk]:
     with make_desk(tmp_path, redis_url) as desk:
@@ -38,8 +44,20 @@ def test_a_slots_run_has_a_name_that_everybody_knows() -> None:
     assert slot_run("hourly", utc("2026-11-22T01:00")) != RUN
     names = [RUN, slot_run("nightly", utc("2026-11-20T01:00")), slot_run("hourly", utc("2026-11-23T01:00"))]
     names += ["20261124T010000Z-3fa9c1", "20261124T010000Z-3fa9c1aa", "by hand"]
-    assert newest_slot("nightly", names) == utc("2026-11-22T01:00")
-    assert newest_slot("weekly", names) is None
+    now = utc("2026-12-01T00:00")
+    assert newest_slot("nightly", names, now) == utc("2026-11-22T01:00")
+    assert newest_slot("nightly", names, utc("2026-11-21T12:00")) == utc("2026-11-20T01:00")
+    assert newest_slot("weekly", names, now) is None
+
+
+def test_a_clock_that_once_was_a_year_ahead_stops_no_night(desk: Desk) -> None:
+    desk.nights().turn(utc("2027-11-22T01:00"))
+    [ahead] = desk.runs()
+    desk.end(ahead)
+    desk.nights().turn(utc("2026-11-22T01:00"))
+    assert desk.runs() == [ahead, RUN]
+    desk.nights().turn(utc("2027-11-22T01:00"))
+    assert desk.runs() == [ahead, RUN]
 
 
 def test_a_night_begins_when_it_is_due_and_not_before(desk: Desk) -> None:
