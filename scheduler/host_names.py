@@ -35,7 +35,7 @@ def host_names(settings: Settings, pools: Iterable[str]) -> tuple[list[HostName]
             update={"timeout": min(LOOK_UP_TIMEOUT, settings.pools[pool].timeout)}
         )
         try:
-            with Session.login(pool, quick) as session:
+            with Session.login(pool, quick, patience=0) as session:
                 records = session.call("host.get_all_records").values()
         except CbtfleetError as error:
             silent.append(f"hosts are shown without names: {error}")

@@ -68,10 +68,6 @@ class Login:
         except XapiFailure as failure:
             if failure.code.startswith("SESSION_AUTH") or failure.code == "RBAC_PERMISSION_DENIED":
                 raise LoginRefused(f'{failure}; user "{username}"') from None
-            if failure.code == "HOST_STILL_BOOTING":
-                raise HostStarting(str(failure)) from None
-            if failure.code == "HOST_IN_EMERGENCY_MODE":
-                raise PoolUnreachable(str(failure)) from None
             raise
         self.reference = self._proxy.handle
         # After SESSION_INVALID the package would log in again with these and send the call again. Without
@@ -123,7 +119,12 @@ class Login:
                 raise SessionLost(
                     f"{where}: {self.host} is no longer the pool's master", moved=True
                 ) from None
-            raise self.failure(code, params, method, secret) from None
+            failure = self.failure(code, params, method, secret)
+            if code == "HOST_STILL_BOOTING":  # said before anything is run, of any call
+                raise HostStarting(str(failure)) from None
+            if code == "HOST_IN_EMERGENCY_MODE":
+                raise PoolUnreachable(str(failure)) from None
+            raise failure from None
         except xmlrpc.client.Fault as error:
             if error.faultCode == 401:
                 raise SessionLost(f"{where}: the session has ended on the pool; log in again") from None

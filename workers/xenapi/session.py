@@ -17,6 +17,7 @@ from workers.xenapi.blockers import what_blocks
 from workers.xenapi.errors import (
     AnswerLost,
     CallTimedOut,
+    HostStarting,
     PoolUnreachable,
     SessionLost,
     XapiError,
@@ -35,7 +36,9 @@ _ASIDE_SECONDS = 10.0  # for questions beside the point
 class Session:
     """One login at a pool's master, for the thread that holds it. A context manager: it always logs out."""
 
-    def __init__(self, settings: PoolSettings, originator: str, memory: PoolMemory, login: Login) -> None:
+    def __init__(
+        self, settings: PoolSettings, originator: str, memory: PoolMemory, login: Login, patience: float
+    ) -> None:
         """Use `Session.login`, or borrow one from `Sessions`."""
         self.pool = login.pool
         self.settings = settings
@@ -45,6 +48,7 @@ class Session:
         self._gone = False
         self._originator = originator
         self._login = login
+        self._patience = patience
         self._thread = threading.get_ident()
 
     @classmethod
@@ -63,7 +67,8 @@ class Session:
         PoolUntrusted, LoginRefused, another XapiError, or ConfigurationError.
         """
         memory = memory or PoolMemory()
-        return cls(settings, originator, memory, log_in(pool, settings, originator, memory, patience))
+        login = log_in(pool, settings, originator, memory, patience)
+        return cls(settings, originator, memory, login, patience)
 
     def __enter__(self) -> Session:
         return self
@@ -81,8 +86,8 @@ class Session:
         """`call("VDI.get_record", ref)`: the value as XAPI sends it, so integers and dates are text.
 
         The call is sent once; but one that only reads is sent again when a kept connection breaks under it,
-        or, after a new login, when the pool no longer knows the session. Export names of before are void
-        then: ask `VDI.get_nbd_info` last of all.
+        or, after a new login, when the pool no longer knows the session or XAPI restarts. Export names of
+        before are void then: ask `VDI.get_nbd_info` last of all.
         Raises XapiFailure, SessionLost, PoolUnreachable (not sent), or AnswerLost and
         its subclasses (sent, and nobody knows whether it ran).
         """
@@ -98,11 +103,11 @@ class Session:
         except AnswerLost as lost:
             if type(lost) is not AnswerLost or not reads or not self._login.reused:
                 raise
-        except SessionLost as lost:
+        except (SessionLost, HostStarting) as gone:
             if not reads:
                 raise
-            log.info("%s; logging in again", lost)
-            self._log_in_again(lost)
+            log.info("%s; logging in again", gone)
+            self._log_in_again(known_still=isinstance(gone, HostStarting) or gone.moved)
         return self._send(method, args)
 
     def call_async(
@@ -161,11 +166,12 @@ class Session:
         self.lost = self._gone = False
         return value
 
-    def _log_in_again(self, lost: SessionLost) -> None:
+    def _log_in_again(self, known_still: bool) -> None:
+        """`known_still`: the pool may know the old session, and counts it until it is ended."""
         old = self._login
-        new = log_in(self.pool, self.settings, self._originator, self.memory)
-        if lost.moved and old.reference is not None:
-            new.end(old.reference)  # the new master knows it still, and counts it
+        new = log_in(self.pool, self.settings, self._originator, self.memory, self._patience)
+        if known_still and old.reference is not None:
+            new.end(old.reference)
         old.drop()
         self._login = new
 

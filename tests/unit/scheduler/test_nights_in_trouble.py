@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,11 @@ def all_sessions_end(pool: SimulatedPool) -> None:
     pool.end_sessions()
 
 
+def the_master_restarts(pool: SimulatedPool) -> None:
+    pool.set_host(pool.hosts[0].uuid, "booting")
+    threading.Timer(0.5, pool.set_host, (pool.hosts[0].uuid, "up")).start()
+
+
 def calls_find_a_full_queue(pool: SimulatedPool) -> None:
     pool.add_fault(xapi="VM.snapshot", failure=["TOO_MANY_PENDING_TASKS"], count=1)
 
@@ -70,6 +76,7 @@ def calls_find_a_full_queue(pool: SimulatedPool) -> None:
         a_network_that_reaches_no_host_but_one,
         an_old_certificate_on_one_host,
         all_sessions_end,
+        the_master_restarts,
         calls_find_a_full_queue,
     ],
 )

@@ -195,6 +195,19 @@ def test_a_host_that_is_starting_is_waited_for(
     assert "still starting" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"), [("HOST_STILL_BOOTING", HostStarting), ("HOST_IN_EMERGENCY_MODE", PoolUnreachable)]
+)
+def test_a_host_that_restarts_under_a_session_has_run_nothing(
+    xapi: Any, code: str, kind: type[XapiError]
+) -> None:
+    with Session.login("lab", xapi.settings()) as session:
+        xapi.say("VM.snapshot", xapi.fail(code))
+        with pytest.raises(kind, match=code):
+            session.call("VM.snapshot", "OpaqueRef:vm", "new")
+        assert session.lost
+
+
 def test_a_read_in_an_ended_session_is_made_in_a_new_one(xapi: Any) -> None:
     with Session.login("lab", xapi.settings()) as session:
         [old] = xapi.sessions
