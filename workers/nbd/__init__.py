@@ -1,7 +1,7 @@
 """The NBD client: reads a disk from a XenServer host, or from any server of the fixed newstyle protocol.
 
 errors <- protocol <- handshake <--+-- connection
-errors <- {trust, channel} <- tls <+
+errors <- {trust, channel} <- tls <+          <- meeting
 
 `protocol`, `handshake` and `trust` know no socket; only `tls` knows ssl.
 """
@@ -24,6 +24,7 @@ from workers.nbd.errors import (
     TlsUntrusted,
     Unreachable,
 )
+from workers.nbd.meeting import meet
 from workers.nbd.protocol import MAX_READ
 from workers.nbd.trust import Tls
 
@@ -50,4 +51,5 @@ __all__ = [
     "TlsUntrusted",
     "Unreachable",
     "connect",
+    "meet",
 ]

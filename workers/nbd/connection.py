@@ -73,7 +73,7 @@ def connect(
     export = ExportName(export_name)
     del export_name  # a traceback that shows variables must not show it
     client = None if tls.mode == "none" else TlsClient.prepare(tls)
-    where = f"the NBD server at {f'[{address}]' if ':' in address else address}:{port}"
+    where = server_name(address, port)
     abort = abort or Abort()
     before_step = before_step or _nothing
     before_step()
@@ -81,12 +81,17 @@ def connect(
         plain = PlainChannel.dial(address, port, where, deadlines.connect, abort)
         on_failure.callback(plain.close)
         handshake = Handshake(export, tls=client is not None, where=where)
-        channel = _shake_hands(handshake, plain, client, where, deadlines, before_step)
+        channel = shake_hands(handshake, plain, client, where, deadlines, before_step)
         on_failure.pop_all()
         return Connection(plain, channel, handshake.size, where, deadlines, abort)
 
 
-def _shake_hands(
+def server_name(address: str, port: int) -> str:
+    """The server, in the words of every error."""
+    return f"the NBD server at {f'[{address}]' if ':' in address else address}:{port}"
+
+
+def shake_hands(
     handshake: Handshake,
     plain: PlainChannel,
     client: TlsClient | None,
@@ -94,6 +99,7 @@ def _shake_hands(
     deadlines: Deadlines,
     before_step: Callable[[], object],
 ) -> Channel:
+    """Takes `handshake` to its end; returns what to go on with, TLS if `client` is there."""
     channel: Channel = plain
     began = time.monotonic()
     while handshake.step is not Step.READY:

@@ -7,7 +7,8 @@
         +-- without TLS: flags, EXPORT_NAME --------------------------------+
 
 The export name, a live credential, leaves this module in the step to EXPORT alone, which with TLS cannot be
-reached but through `secured()`.
+reached but through `secured()`. Without an export name the server is only met: ABORT takes the place of
+EXPORT_NAME, and READY that of EXPORT; no disk is opened.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _WANTED = {
 class Handshake:
     """One handshake. `where` names the server in errors."""
 
-    def __init__(self, export: ExportName, *, tls: bool, where: str) -> None:
+    def __init__(self, export: ExportName | None, *, tls: bool, where: str) -> None:
         self.step = Step.GREETING
         self.size = 0
         self._export = export
@@ -104,8 +105,7 @@ class Handshake:
         """TLS stands and the server is the right one: returns the option that opens the disk."""
         if self.step is not Step.TLS:
             raise RuntimeError(f"secured() at {self.step.name}")
-        self.step = Step.EXPORT
-        return self._export.option(b"")
+        return self._last_option(b"")
 
     def ended(self) -> NbdError:
         """What it means that the server ended the connection now."""
@@ -135,12 +135,19 @@ class Handshake:
         # NO_ZEROES is never taken up, so that the answer to EXPORT_NAME has one length with every server.
         flags = (offered & protocol.FLAG_FIXED_NEWSTYLE).to_bytes(4, "big")
         if not self._tls:
-            self.step = Step.EXPORT
-            return self._export.option(flags)
+            return self._last_option(flags)
         if not offered & protocol.FLAG_FIXED_NEWSTYLE:
             raise TlsRefused(f"{self._where} does not offer the fixed newstyle protocol, so no TLS; not read")
         self.step = Step.STARTTLS
         return memoryview(flags + protocol.OPTION.pack(protocol.OPTION_MAGIC, protocol.OPTION_STARTTLS, 0))
+
+    def _last_option(self, flags: bytes) -> memoryview:
+        if self._export is None:
+            self.step = Step.READY
+            abort = protocol.OPTION.pack(protocol.OPTION_MAGIC, protocol.OPTION_ABORT, 0)
+            return memoryview(flags + abort)
+        self.step = Step.EXPORT
+        return self._export.option(flags)
 
     def _starttls_answered(self, reply: bytearray) -> memoryview:
         magic, option, kind, length = protocol.OPTION_REPLY.unpack(reply)
