@@ -134,6 +134,10 @@ class Session:
             log.debug("%s", error)
             return None
 
+    def own(self, field: str) -> Any:
+        """A field of this session's own record, e.g. "is_local_superuser". Raises as `call` does."""
+        return self.call(f"session.get_{field}", self._login.reference)
+
     def export_name(self, vdi_uuid: str) -> str:
         """A disk's NBD export name as XAPI makes it for this session: a live credential.
 

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 
-from infra.simulator.calls.registry import ROLES, Context, call
+from infra.simulator.calls.registry import ROLES, Context, call, registered, registered_methods
 from infra.simulator.failures import Failure
+from infra.simulator.schema import SETTABLE
 from infra.simulator.state import State
 
 _REFRESH = timedelta(minutes=10)
@@ -56,9 +57,21 @@ def open_session(state: State, host: str, user: str, originator: str) -> str:
             "originator": originator,
             "pool": False,
             "is_local_superuser": state.users[user].role == "pool-admin",
+            "rbac_permissions": []
+            if state.users[user].role == "pool-admin"
+            else permissions(state.users[user].role),
         },
     )
     return ref
+
+
+def permissions(role: str) -> list[str]:
+    """What XAPI writes into the session of a user who is not root: each call that the role may make."""
+    needed = {method: found.role for method in registered_methods() if (found := registered(method))}
+    for cls, fields in SETTABLE.items():
+        for field, least in fields.items():
+            needed |= {f"{cls}.{verb}_{field}": least for verb in ("set", "add_to", "remove_from")}
+    return sorted(name.lower() for name, least in needed.items() if ROLES.index(least) <= ROLES.index(role))
 
 
 def check_session(state: State, ref: object) -> str:
