@@ -37,7 +37,10 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     committed: list[DiskPoint] = []
     if facts.get("committed"):
         committed = _found_committed(context, run, vm_uuid, facts, rows)
-    elif not context.ledger.is_cancelled(run):
+    elif context.ledger.is_cancelled(run):
+        for row in rows.values():
+            row["error"] = row["error"] or "not committed: the run was cancelled"
+    else:
         committed = _commit(context, run, vm_uuid, request, facts, disks, rows)
     facts["rows"] = list(rows.values())
     # Kept before the pool is touched: whatever happens there, the run's result says what was committed.
@@ -154,10 +157,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
 
 def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, Any]:
     """One disk of the run's result. Its seconds, and so its speed, count from its plan: waiting included."""
-    error = disk.error
     seconds = _seconds(disk)
-    if disk.state == "cancelled":
-        error = error or "cancelled"
     return {
         "vm": facts["name"],
         "vm_uuid": vm_uuid,
@@ -171,7 +171,7 @@ def _row(facts: dict[str, Any], vm_uuid: str, disk: DiskProgress) -> dict[str, A
         "seconds": seconds,
         "bytes_per_second": round(disk.read_bytes / seconds) if seconds else None,
         "point": None,
-        "error": error,
+        "error": disk.error,
     }
 
 

@@ -219,6 +219,7 @@ def test_a_cancelled_run_commits_nothing_and_cleans_up(site: Site) -> None:
             break
     assert result is not None
     assert result["status"] == "cancelled"
+    assert [row["error"] for row in result["disks"]] == ["not committed: the run was cancelled"] * 2
     assert list(site.repository.points()) == before
     assert_clean(site)
 
