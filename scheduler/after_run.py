@@ -12,7 +12,7 @@ from typing import Any
 
 from scheduler.context import ControlContext
 from scheduler.forgetting import decide_by_policy, forget
-from scheduler.hooks import AFTER_RUN, HookFailed, run_hook
+from scheduler.hooks import AFTER_RUN, run_hook
 from scheduler.notifications import compose, notify, parse_notifications
 from scheduler.policy import Policy, parse_policies
 from workers.errors import CbtfleetError
@@ -38,15 +38,22 @@ def _after_run(context: ControlContext, result: Mapping[str, Any]) -> None:
     if name and policy is not None:
         try:
             forgotten = _forget(context, name, policy, result)
-        except CbtfleetError as error:
-            troubles.append(f"restore points were not forgotten: {error}")
+        except Exception as error:  # noqa: BLE001 said in the notification; the run must not suffer
+            troubles.append(f"restore points were not forgotten: {_said(error)}")
         try:
             _run_hook(policy, result, forgotten)
-        except HookFailed as error:
-            troubles.append(str(error))
+        except Exception as error:  # noqa: BLE001 said in the notification; the run must not suffer
+            troubles.append(_said(error))
     for line in troubles:
         log.error("after run %s: %s", result["run"], line)
     notify(parse_notifications(context.settings), compose(result, troubles, len(forgotten)))
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, CbtfleetError):
+        return str(error)
+    log.error("unexpected, after a run", exc_info=error)
+    return f"unexpected {type(error).__name__}; the scheduler's log has the details"
 
 
 def _forget(context: ControlContext, name: str, policy: Policy, result: Mapping[str, Any]) -> list[str]:

@@ -136,7 +136,7 @@ class Nights:
         elif now - slot >= _LATE:
             late = str(timedelta(seconds=round((now - slot).total_seconds())))
             log.warning(
-                "policy %s: run %s of %s begins %s late: no scheduler was there in time",
+                "policy %s: run %s of %s begins %s late: no scheduler could begin it in time",
                 name,
                 run,
                 _local(slot, policy),

@@ -132,8 +132,8 @@ class Settings(_Section):
     metrics: MetricsSettings = MetricsSettings()
     policies: dict[str, dict[str, Any]] = {}
     """As written; only the scheduler knows what a policy means."""
-    notifications: dict[str, Any] = {}
-    """As written; only the scheduler sends any."""
+    notifications: dict[str, Any] = Field(default={}, repr=False)
+    """As written, with what is secret in it; only the scheduler sends any."""
     state_dir: ExpandedPath = Path(".cbtfleet")
     """Where `cbtfleet up` keeps its own Redis, relative to the configuration file."""
 

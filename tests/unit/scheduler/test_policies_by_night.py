@@ -15,6 +15,7 @@ import redis
 from scheduler.after_run import after_run
 from scheduler.finishing import end_run
 from scheduler.nights import newest_slot, slot_run
+from scheduler.notifications import Message
 from scheduler.requests import RunRequest
 from scheduler.steps import do_step
 from tests.small_servers import web_service
@@ -97,7 +98,7 @@ def test_missed_nights_are_made_up_for_once_and_that_is_said(
     assert desk.runs() == [first, RUN]
     assert caplog.messages == [
         f"policy nightly: run {RUN} of 2026-11-22 01:00 Europe/London begins 8:30:00 late:"
-        " no scheduler was there in time"
+        " no scheduler could begin it in time"
     ]
 
 
@@ -357,6 +358,12 @@ def test_nothing_that_follows_a_run_can_fail_it(
         assert caplog.messages[-1] == (
             f"after run {RUN}: restore points were not forgotten: the store may not delete"
         )
+        monkeypatch.setattr(Repository, "forget", lambda *_: {}["a mistake"])
+        told: list[Message] = []
+        monkeypatch.setattr("scheduler.after_run.notify", lambda _, message: told.append(message))
+        after_run(desk.context, result)
+        line = "restore points were not forgotten: unexpected KeyError; the scheduler's log has the details"
+        assert line in told[0].text
         monkeypatch.setattr("scheduler.after_run.notify", lambda *_: {}["a mistake"])
         after_run(desk.context, result)
         assert caplog.messages[-1] == f"after run {RUN}: unexpected"
