@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,7 @@ class Machine:
         bits[blocks] = 1
         return Plan.from_bitmap(np.packbits(bits).tobytes(), self.size)
 
-    def pack(self, run: str, plan: Plan, batch: int, **options: bool) -> Pack:
+    def pack(self, run: str, plan: Plan, batch: int, **options: Any) -> Pack:
         writer = PackWriter(
             self.keys.metadata.worker, disk=DISK, run=run, batch=batch, virtual_size=self.size, **options
         )

@@ -23,7 +23,7 @@ from workers.messages import Grant
 from workers.nbd import Connection, Deadlines, NbdError, Tls, Unreachable, connect
 from workers.outcomes import EndUnseen, HostGone, LeaseLost, NeverOpened, Withdrawn, WrongSize, outcome_of
 from workers.reports import NoReports, Reports
-from workers.repository import ObjectExists, Pack, PackWriter, Store, WorkerKeys
+from workers.repository import KnownHashes, ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.transfer import Transfer
 from workers.xenapi import Endpoint, Sessions, nbd_endpoints
@@ -223,6 +223,22 @@ def _connect(
 
 def _pack_maker(context: StreamContext, work: DiskWork) -> Callable[[int], PackWriter]:
     worker = context.settings.worker
+    compare_with = work.facts.get("compared_with")
+    known = (
+        KnownHashes(context.store, context.keys, run=work.run, disk=work.disk, snapshot=compare_with)
+        if compare_with
+        else None
+    )
+
+    def known_of(batch: int) -> bytes:
+        """What cannot be read is stored again: no disk fails because it could have been spared that."""
+        if known is None:
+            return b""
+        try:
+            return known.of(batch)
+        except CbtfleetError as error:
+            log.warning("%s: its blocks are not compared, all are stored: %s", _disk_name(work), error)
+            return b""
 
     def new_pack(batch: int) -> PackWriter:
         return PackWriter(
@@ -233,6 +249,7 @@ def _pack_maker(context: StreamContext, work: DiskWork) -> Callable[[int], PackW
             virtual_size=work.virtual_size,
             level=worker.compression_level,
             check=worker.check_sealed,
+            known=known_of(batch),
         )
 
     return new_pack

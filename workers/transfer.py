@@ -2,14 +2,16 @@
 
         this thread              sealing thread             uploading thread
     NBD reads into chunks  ->  zero? hash, zstd, AES  ->  PUT, commit in the ledger
-           5 x 4 MiB               one pack                one waiting, one going up
-             ^                        |
-             +------ free chunks -----+
+        |  5 x 4 MiB               one pack                one waiting, one going up
+        |    ^                     ^  |
+        |    +----- free chunks ---|--+
+        +---> beginning thread ----+
+              a pack for each batch: what the store knows of its blocks is asked for while they are read
 
-The three overlap because each spends its time outside the interpreter lock. Memory is at most
+They overlap because each spends its time outside the interpreter lock. Memory is at most
 `CHUNKS * CHUNK_SIZE` of plain data and `MAX_BATCHES` packs: 20 MiB + 3 x 33 MiB.
 
-Nobody waits in a ring. The sealing and the uploading thread never wait for the reading one. The reading one
+Nobody waits in a ring. The other threads never wait for the reading one. The reading one
 waits for a free chunk while replies are in flight only if some chunk is on its way through the other two;
 it waits for a commit only when nothing is in flight. Replies may come in any order (XenServer's do in order,
 other servers' need not): a chunk is handed on when all before it have been.
@@ -22,29 +24,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from workers.extents import BLOCK_SIZE, Plan, block_length, join_extents
+from workers.chunks import CHUNK_SIZE, Chunk, Piece, pieces_of
+from workers.extents import Plan
 from workers.fleet import Next, Verdict
 from workers.handover import Handover, Stopped
 from workers.logs import bind, in_context
 from workers.nbd import Connection, Read
 from workers.repository import Pack, PackWriter
 
-CHUNK_SIZE = 4 << 20
 CHUNKS = 5
 MAX_BATCHES = 3
-READ_SIZE = 1 << 20
-"""Bytes a read at most: makes 44 bytes of headers nothing, and still fills the window in small steps."""
-
 WINDOW = 8 << 20
 """Bytes in flight: 400 MiB/s at 20 ms of round trip."""
 
-_BLOCKS_A_CHUNK = CHUNK_SIZE // BLOCK_SIZE
 _STRENGTH = {
     Verdict.CONTINUE: 0,
     Verdict.EMPTY: 1,
@@ -62,27 +57,6 @@ class BatchSource(Protocol):
     def take(self) -> Next: ...
 
     def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next: ...
-
-
-@dataclass
-class _Chunk:
-    """Consecutive blocks of one batch's list, in one reused buffer."""
-
-    buffer: memoryview
-    batch: int = 0
-    blocks: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    length: int = 0
-    awaited: int = 0
-    ends_batch: bool = False
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """What a chunk will hold: consecutive blocks of one batch's list."""
-
-    batch: int
-    blocks: npt.NDArray[np.int64]
-    ends_batch: bool
 
 
 @dataclass(frozen=True)
@@ -108,12 +82,14 @@ class Transfer:
         self._source = source
         self._new_pack = new_pack
         self._put = put
-        self._free: Handover[_Chunk] = Handover(CHUNKS)
-        self._filled: Handover[_Chunk] = Handover(CHUNKS)
+        self._free: Handover[Chunk] = Handover(CHUNKS)
+        self._filled: Handover[Chunk] = Handover(CHUNKS)
         self._sealed: Handover[_Sealed] = Handover(1)
+        self._begun: Handover[int] = Handover(MAX_BATCHES)
+        self._packs: Handover[PackWriter] = Handover(MAX_BATCHES)
         self._changed = threading.Condition()
         self._reserved: deque[int] = deque()
-        self._pieces: deque[_Piece] = deque()
+        self._pieces: deque[Piece] = deque()
         self._outstanding = 0
         self._verdict = Verdict.CONTINUE
         self._failure: BaseException | None = None
@@ -128,8 +104,9 @@ class Transfer:
         sealing, storing or the ledger raised first; the batches in hand are then not committed.
         """
         for _ in range(CHUNKS):
-            self._free.put(_Chunk(memoryview(bytearray(CHUNK_SIZE))))
-        with ThreadPoolExecutor(2, thread_name_prefix="transfer") as threads:
+            self._free.put(Chunk(memoryview(bytearray(CHUNK_SIZE))))
+        with ThreadPoolExecutor(3, thread_name_prefix="transfer") as threads:
+            threads.submit(in_context(self._stage), self._begin_packs)
             threads.submit(in_context(self._stage), self._seal)
             threads.submit(in_context(self._stage), self._upload)
             self._stage(self._read)
@@ -154,13 +131,13 @@ class Transfer:
             self._stop(error)
 
     def _stop(self, failure: BaseException | None) -> None:
-        """Ends all three threads now. Only the first failure counts: the others follow from it."""
+        """Ends all threads now. Only the first failure counts: the others follow from it."""
         with self._changed:
             if not self._stopping:
                 self._failure = failure
             self._stopping = True
             self._changed.notify_all()
-        for handover in (self._free, self._filled, self._sealed):
+        for handover in (self._free, self._filled, self._sealed, self._begun, self._packs):
             handover.stop()
         self._connection.abort()
 
@@ -208,8 +185,8 @@ class Transfer:
 
     def _read(self) -> None:
         while self._has_piece(wait=True):
-            awaited: dict[Read, _Chunk] = {}
-            flying: deque[_Chunk] = deque()
+            awaited: dict[Read, Chunk] = {}
+            flying: deque[Chunk] = deque()
             for read in self._connection.read(self._reads(awaited, flying), window=WINDOW):
                 self.waiting_since = None
                 awaited.pop(read).awaited -= 1
@@ -217,6 +194,7 @@ class Transfer:
                     self._filled.put(flying.popleft())
                 self.waiting_since = time.monotonic()
             self.waiting_since = None
+        self._begun.close()
         self._filled.close()
 
     def _has_piece(self, *, wait: bool) -> bool:
@@ -226,13 +204,11 @@ class Transfer:
         batch = self._next_batch(wait=wait)
         if batch is None:
             return False
-        blocks = self._plan.batch(batch)
-        for start in range(0, len(blocks), _BLOCKS_A_CHUNK):
-            end = start + _BLOCKS_A_CHUNK
-            self._pieces.append(_Piece(batch, blocks[start:end], end >= len(blocks)))
+        self._begun.put(batch)  # never full: not more than MAX_BATCHES are uncommitted
+        self._pieces += pieces_of(batch, self._plan.batch(batch))
         return True
 
-    def _reads(self, awaited: dict[Read, _Chunk], flying: deque[_Chunk]) -> Iterator[Read]:
+    def _reads(self, awaited: dict[Read, Chunk], flying: deque[Chunk]) -> Iterator[Read]:
         """The reads of batch after batch, for as long as no batch has to be waited for.
 
         They also end when every chunk is flying: none comes free before the replies to all of these are in.
@@ -241,35 +217,20 @@ class Transfer:
             self.waiting_since = None
             chunk = self._free.get()
             assert chunk is not None  # the free chunks are never closed
-            piece = self._pieces.popleft()
-            chunk.batch, chunk.blocks, chunk.ends_batch = piece.batch, piece.blocks, piece.ends_batch
-            reads = self._cut(chunk)
-            chunk.awaited = len(reads)
+            reads = chunk.take(self._pieces.popleft(), self._plan.virtual_size)
             flying.append(chunk)
             for read in reads:
                 awaited[read] = chunk
                 self.waiting_since = time.monotonic()
                 yield read
 
-    def _cut(self, chunk: _Chunk) -> list[Read]:
-        """The chunk's extents as reads into its buffer, one behind the other.
+    # -- the beginning thread
 
-        blocks  7 8 9    30    41 42
-        buffer  [7 8 9][30][41 42]
-        """
-        reads = []
-        filled = 0
-        for extent in join_extents(chunk.blocks):
-            last = extent.start + extent.length - 1
-            offset = extent.start * BLOCK_SIZE
-            end = last * BLOCK_SIZE + block_length(last, self._plan.virtual_size)
-            while offset < end:
-                length = min(READ_SIZE, end - offset)
-                reads.append(Read(offset, chunk.buffer[filled : filled + length]))
-                offset += length
-                filled += length
-        chunk.length = filled
-        return reads
+    def _begin_packs(self) -> None:
+        while (batch := self._begun.get()) is not None:
+            with bind(batch=batch):
+                self._packs.put(self._new_pack(batch))
+        self._packs.close()
 
     # -- the sealing thread
 
@@ -278,7 +239,8 @@ class Transfer:
         read_bytes = 0
         while (chunk := self._filled.get()) is not None:
             if pack is None:
-                pack = self._new_pack(chunk.batch)
+                pack = self._packs.get()
+                assert pack is not None  # one was begun for each batch that is read
                 read_bytes = 0
             pack.add(chunk.blocks, chunk.buffer[: chunk.length])
             read_bytes += chunk.length

@@ -1,4 +1,4 @@
-"""Batches through one connection: right bytes, bounded memory, one failure ends all three threads."""
+"""Batches through one connection: right bytes, bounded memory, one failure ends all threads."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from workers import transfer
+from workers.chunks import CHUNK_SIZE
 from workers.errors import CbtfleetError
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, Plan
 from workers.fleet import Next, Verdict
 from workers.nbd import ConnectionLost, Read
 from workers.repository import Pack
-from workers.transfer import CHUNK_SIZE, CHUNKS, MAX_BATCHES, Transfer
+from workers.transfer import CHUNKS, MAX_BATCHES, Transfer
 
 
 class MemoryConnection:

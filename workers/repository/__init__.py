@@ -17,6 +17,7 @@ from workers.repository.errors import (
 from workers.repository.frame import FrameReader, Kind
 from workers.repository.index import PackTail, read_pack_index, read_pack_tail
 from workers.repository.keys import MetadataKeys, PrivateKeys, WorkerKeys
+from workers.repository.known_hashes import KnownHashes
 from workers.repository.load_keys import (
     configured_passphrase,
     load_metadata_keys,
@@ -70,6 +71,7 @@ __all__ = [
     "DiskPoint",
     "FrameReader",
     "Kind",
+    "KnownHashes",
     "MetadataKeys",
     "MissingBatches",
     "ObjectExists",

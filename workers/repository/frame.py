@@ -23,11 +23,13 @@ MAX_FRAME = BLOCK_SIZE + TAG_SIZE
 
 
 class Kind(IntEnum):
-    """How a block is stored; an index entry's `flags`."""
+    """How a block is stored; an index entry's `flags`. UNCHANGED is in packs' indexes only: the block is the
+    one of this hash that the restore point has which the run compares with."""
 
     RAW = 0
     ZSTD = 1
     HOLE = 2
+    UNCHANGED = 3
 
 
 def frame_prefix(repository: str, disk: str, run: str) -> bytes:

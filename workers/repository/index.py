@@ -107,7 +107,7 @@ def _decode_index(
     entries["offset"] = HEADER.size + np.cumsum(lengths) - lengths
     if HEADER.size + int(lengths.sum()) != frames_end:
         raise DamagedObject(key, "its frames do not end where its index says")
-    check_entries(key, entries, virtual_size, max_frame(encrypted))
+    check_entries(key, entries, virtual_size, max_frame(encrypted), last_kind=Kind.UNCHANGED)
     return virtual_size, entries
 
 
@@ -115,11 +115,13 @@ def max_frame(encrypted: bool) -> int:
     return MAX_FRAME if encrypted else BLOCK_SIZE
 
 
-def check_entries(key: str, entries: npt.NDArray[np.void], virtual_size: int, max_frame: int) -> None:
+def check_entries(
+    key: str, entries: npt.NDArray[np.void], virtual_size: int, max_frame: int, *, last_kind: Kind = Kind.HOLE
+) -> None:
     """Raises DamagedObject unless blocks ascend within the disk and every frame has a possible length."""
     blocks, lengths, kinds = entries["block"], entries["length"], entries["flags"]
     if len(blocks) and (np.any(blocks[1:] <= blocks[:-1]) or int(blocks[-1]) >= block_count(virtual_size)):
         raise DamagedObject(key, "its blocks do not ascend within the disk")
-    holes = kinds == Kind.HOLE
-    if np.any(kinds > Kind.HOLE) or np.any(lengths > max_frame) or np.any(holes != (lengths == 0)):
+    without_frame = kinds >= Kind.HOLE
+    if np.any(kinds > last_kind) or np.any(lengths > max_frame) or np.any(without_frame != (lengths == 0)):
         raise DamagedObject(key, "it has an entry of an impossible kind or length")

@@ -4,7 +4,7 @@ config                               packs/<disk>/<run>/<batch>-<hash>
 segments/<disk>/<run>/<number>       segments/<disk>/<run>/merged-<number>
 bitmaps/<disk>/<run>                 points/<vm>/<time>-<id>
 runs/<run>/open                      runs/<run>/result
-runs/<run>/vms/<vm>
+runs/<run>/vms/<vm>                  known/<run>/<disk>/<number>
 """
 
 from __future__ import annotations
@@ -82,6 +82,14 @@ def run_vms_prefix(run: str) -> str:
 
 def run_vm_key(run: str, vm_uuid: str) -> str:
     return f"{run_vms_prefix(run)}{checked_name(vm_uuid)}"
+
+
+def known_prefix(run: str) -> str:
+    return f"known/{checked_name(run)}/"
+
+
+def known_key(run: str, disk: str, number: int) -> str:
+    return f"{known_prefix(run)}{checked_name(disk)}/{number:08d}"
 
 
 def result_key(run: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.repository.point import SegmentRef
-from workers.repository.segment import BlockMap, PackTable
+from workers.repository.segment import BlockMap, PackTable, join, only_frames
 
 WINDOW_BLOCKS = 1 << 18
 """Blocks a window at most: 16 GiB of disk, as a segment of a full backup."""
@@ -72,6 +72,22 @@ def visible(window: Window) -> list[Part]:
         for number, (part, place) in enumerate(zip(window.parts, places, strict=True))
     ]
     return [part for part in kept if len(part.entries)]
+
+
+def block_maps(
+    layers: Sequence[Layer], blocks: int, read: Callable[[SegmentRef], BlockMap]
+) -> Iterator[BlockMap]:
+    """What blocks 0 .. `blocks` - 1 are, in ascending pieces, never an empty one.
+
+    Without holes: what is in no segment is zeros anyway.
+    """
+    for window in windows(layers, blocks, read):
+        parts = [BlockMap(part.table, part.entries) for part in visible(window)]
+        if parts:
+            joined = join(parts)
+            piece = only_frames(BlockMap(joined.table, joined.entries[np.argsort(joined.entries["block"])]))
+            if len(piece.entries):
+                yield piece
 
 
 class _Cursor:

@@ -67,8 +67,13 @@ class PackWriter:
         virtual_size: int,
         level: int = 1,
         check: bool = False,
+        known: bytes = b"",
     ) -> None:
-        """`level` is zstd's; with `check`, every frame is opened again and compared with its block."""
+        """`level` is zstd's; with `check`, every frame is opened again and compared with its block.
+
+        `known` is what `KnownHashes` gives for the batch: a block that has the hash at its place there is
+        noted as unchanged, and has no frame.
+        """
         if not 0 < virtual_size <= MAX_DISK_SIZE:
             raise RepositoryError(f"a disk of {virtual_size} bytes cannot have blocks to back up")
         self._keys = keys
@@ -77,6 +82,7 @@ class PackWriter:
         self._blocks = block_count(virtual_size)
         self._zstd = zstandard.ZstdCompressor(level=level)
         self._check = zstandard.ZstdDecompressor() if check else None
+        self._known = known
         self._data_key = os.urandom(SECRET_SIZE)
         self._cipher = AESGCM(self._data_key) if keys.encrypted else None
         self._prefix = frame_prefix(keys.repository, disk, run)
@@ -141,6 +147,10 @@ class PackWriter:
 
     def _add_frame(self, block: int, plain: memoryview) -> None:
         block_hash = blake3(plain, key=self._keys.hash_key).digest(length=HASH_SIZE)
+        place = len(self._hashes) * HASH_SIZE
+        if self._known[place : place + HASH_SIZE] == block_hash:
+            self._note(Kind.UNCHANGED, 0, block_hash)
+            return
         text: Buffer = self._zstd.compress(plain)
         kind = Kind.ZSTD
         if len(text) >= len(plain):

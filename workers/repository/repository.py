@@ -6,7 +6,6 @@ AlreadyWritten error, except for run records, of which the first one stays.
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
-from workers.repository.envelope import open_object, seal_object
+from workers.repository.earlier_blocks import write_known_hashes
 from workers.repository.errors import (
-    AlreadyWritten,
     DamagedObject,
     PointAmbiguous,
     PointNotFound,
@@ -28,6 +26,7 @@ from workers.repository.naming import (
     PackName,
     bitmap_key,
     checked_name,
+    known_prefix,
     open_run_key,
     pack_prefix,
     point_id,
@@ -36,10 +35,10 @@ from workers.repository.naming import (
     run_vms_prefix,
 )
 from workers.repository.point import DiskPoint, Point, SegmentRef, decode_point, encode_point
-from workers.repository.store import ObjectExists, ObjectMissing, Store
+from workers.repository.sealed_objects import MAX_JSON, SealedObjects
+from workers.repository.store import ObjectMissing, Store
 from workers.repository.write_segments import SegmentWriter
 
-_MAX_JSON = 64 << 20
 _MAX_BITMAP = 256 << 20
 _VIRTUAL_SIZE = struct.Struct("<Q")
 _POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
@@ -63,6 +62,7 @@ class Repository:
     def __init__(self, store: Store, keys: MetadataKeys) -> None:
         self._store = store
         self._keys = keys
+        self._objects = SealedObjects(store, keys)
 
     @classmethod
     def open(cls, store: Store, keys: MetadataKeys | PrivateKeys) -> Repository:
@@ -79,12 +79,12 @@ class Repository:
     def keep_plan(self, run: str, disk: str, plan: Plan) -> None:
         """Keeps the changed-block bitmap beside the backup. Raises AlreadyWritten if another one is kept."""
         data = _VIRTUAL_SIZE.pack(plan.virtual_size) + plan.bitmap
-        self._put(bitmap_key(disk, run), data, _MAX_BITMAP)
+        self._objects.put(bitmap_key(disk, run), data, _MAX_BITMAP)
 
     def plan(self, run: str, disk: str) -> Plan:
         """Raises ObjectMissing when none was kept, DamagedObject."""
         key = bitmap_key(disk, run)
-        data = self._get(key, _MAX_BITMAP)
+        data = self._objects.get(key, _MAX_BITMAP)
         if len(data) < _VIRTUAL_SIZE.size:
             raise DamagedObject(key, "it is too short to be a bitmap")
         try:
@@ -114,23 +114,23 @@ class Repository:
         """
         if self.result(run) is not None:
             raise RunEnded(f"run {run} has ended already; start another one")
-        return self._put_first(open_run_key(run), facts)
+        return self._objects.put_first(open_run_key(run), facts)
 
     def open_facts(self, run: str) -> dict[str, Any] | None:
         """What `open_run` kept; None when the run is not at work."""
         try:
-            return self._get_json(open_run_key(run))
+            return self._objects.get_json(open_run_key(run))
         except ObjectMissing:
             return None
 
     def keep_run_vm(self, run: str, vm_uuid: str, facts: dict[str, Any]) -> dict[str, Any]:
         """Keeps how a VM of an open run was planned; again is fine: the first facts stay and are returned."""
-        return self._put_first(run_vm_key(run, vm_uuid), facts)
+        return self._objects.put_first(run_vm_key(run, vm_uuid), facts)
 
     def run_vm(self, run: str, vm_uuid: str) -> dict[str, Any] | None:
         """What `keep_run_vm` kept; None before, and when the run has ended."""
         try:
-            return self._get_json(run_vm_key(run, vm_uuid))
+            return self._objects.get_json(run_vm_key(run, vm_uuid))
         except ObjectMissing:
             return None
 
@@ -153,15 +153,16 @@ class Repository:
 
     def close_run(self, run: str, result: dict[str, Any]) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""
-        self._put_first(result_key(run), result)
-        for info in list(self._store.list(run_vms_prefix(run))):
-            self._store.delete(info.key)
+        self._objects.put_first(result_key(run), result)
+        for prefix in (run_vms_prefix(run), known_prefix(run)):
+            for info in list(self._store.list(prefix)):
+                self._store.delete(info.key)
         self._store.delete(open_run_key(run))  # last: a run that is open is looked after again
 
     def result(self, run: str) -> dict[str, Any] | None:
         """None when the run has not ended, or never was."""
         try:
-            return self._get_json(result_key(run))
+            return self._objects.get_json(result_key(run))
         except ObjectMissing:
             return None
 
@@ -169,20 +170,35 @@ class Repository:
         """The results of all runs by name; as names begin with the run's time, the newest comes last."""
         for info in self._store.list("runs/"):
             if _RESULT_KEY.fullmatch(info.key):
-                yield self._get_json(info.key)
+                yield self._objects.get_json(info.key)
 
     # Segments
 
+    def keep_known_hashes(self, run: str, plan: Plan, earlier: DiskPoint) -> int:
+        """Keeps, while the run is open, what workers compare the plan's blocks with: the blocks of the
+        `earlier` point of the disk. Returns of how many blocks. Again is fine.
+
+        Raises DamagedObject, ObjectMissing when the earlier point cannot be read.
+        """
+        return write_known_hashes(self._store, self._keys, run, plan, earlier)
+
     def write_segments(
-        self, run: str, disk: str, plan: Plan, parent: DiskPoint | None
+        self,
+        run: str,
+        disk: str,
+        plan: Plan,
+        parent: DiskPoint | None,
+        earlier: DiskPoint | None = None,
     ) -> tuple[SegmentRef, ...]:
         """The block map of the disk after this run: the parent's segments and the run's own.
 
         Reads the index of one pack a batch, checks that every block of the plan is there exactly once, and
         writes the run's segments; with more than 16 layers all are merged. `parent` is ignored when the plan
-        has every block. Idempotent. Raises MissingBatches, DamagedObject, AlreadyWritten.
+        has every block. `earlier` is what `keep_known_hashes` was given: of a block that was read and found
+        unchanged, it has the frame. Idempotent. Raises MissingBatches, DamagedObject, AlreadyWritten.
         """
-        return SegmentWriter(self._store, self._keys, run, disk, plan.virtual_size).write(plan, parent)
+        writer = SegmentWriter(self._store, self._keys, run, disk, plan.virtual_size)
+        return writer.write(plan, parent, earlier)
 
     # Points
 
@@ -194,7 +210,7 @@ class Repository:
         if point.id != point_id(point.run, point.vm_uuid):
             raise RepositoryError(f"restore point {point.id!r} does not have the id of its run and VM")
         decode_point(encode_point(point), point.key)  # what could not be read back is never committed
-        self._put(point.key, encode_point(point), _MAX_JSON)
+        self._objects.put(point.key, encode_point(point), MAX_JSON)
 
     def points(
         self, vm_uuid: str | None = None, *, on_damage: Callable[[DamagedObject], None] | None = None
@@ -264,35 +280,4 @@ class Repository:
         return [match[0] for match in sorted(matches, key=lambda match: (match[2], match[1], match[3]))]
 
     def _read_point(self, key: str) -> Point:
-        return decode_point(self._get(key, _MAX_JSON), key)
-
-    # Objects
-
-    def _put(self, key: str, data: bytes, limit: int) -> None:
-        try:
-            self._store.put_if_absent(key, seal_object(self._keys, key, [data]))
-        except ObjectExists as error:
-            if self._get(key, limit) != data:
-                raise AlreadyWritten(
-                    f"{key} exists already with another content; nothing was changed"
-                ) from error
-
-    def _put_first(self, key: str, facts: dict[str, Any]) -> dict[str, Any]:
-        data = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
-        try:
-            self._store.put_if_absent(key, seal_object(self._keys, key, [data]))
-        except ObjectExists:
-            return self._get_json(key)  # the first one stays, if it is one
-        return facts
-
-    def _get(self, key: str, limit: int) -> bytes:
-        return open_object(self._keys, key, self._store.get(key), [limit])[0]
-
-    def _get_json(self, key: str) -> dict[str, Any]:
-        try:
-            facts = json.loads(self._get(key, _MAX_JSON))
-        except ValueError as error:
-            raise DamagedObject(key, "it is not JSON") from error
-        if not isinstance(facts, dict):
-            raise DamagedObject(key, "it is not a JSON object")
-        return facts
+        return decode_point(self._objects.get(key, MAX_JSON), key)

@@ -173,6 +173,12 @@ def without_unused(piece: BlockMap) -> BlockMap:
     return BlockMap(table, entries)
 
 
+def only_frames(piece: BlockMap) -> BlockMap:
+    """The piece without its holes."""
+    kept = piece.entries[piece.entries["flags"] != Kind.HOLE]
+    return without_unused(BlockMap(piece.table, kept))
+
+
 def _get(store: Store, key: str, length: int) -> bytes:
     try:
         return store.get_range(key, 0, length)

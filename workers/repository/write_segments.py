@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from workers.extents import BATCH_BLOCKS, Plan, block_count
+from workers.repository.earlier_blocks import UnchangedBlocks
 from workers.repository.errors import AlreadyWritten, RepositoryError
-from workers.repository.frame import Kind
 from workers.repository.index import PackTail
 from workers.repository.keys import MetadataKeys
 from workers.repository.naming import segment_key
-from workers.repository.overlay import visible, windows
+from workers.repository.overlay import block_maps
 from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, SegmentRef, layers_of
 from workers.repository.segment import (
@@ -22,6 +22,7 @@ from workers.repository.segment import (
     BlockMap,
     PackTable,
     join,
+    only_frames,
     open_segment,
     read_segment,
     reference_of,
@@ -47,15 +48,18 @@ class SegmentWriter:
         self._disk = disk
         self._virtual_size = virtual_size
 
-    def write(self, plan: Plan, parent: DiskPoint | None) -> tuple[SegmentRef, ...]:
+    def write(
+        self, plan: Plan, parent: DiskPoint | None, earlier: DiskPoint | None = None
+    ) -> tuple[SegmentRef, ...]:
         """The segments of the new point: the parent's and the run's own, or all of them merged.
 
-        Raises MissingBatches, DamagedObject, and RepositoryError when the parent was a larger disk.
+        `earlier` is the point that the run compared blocks with. Raises MissingBatches, DamagedObject, and
+        RepositoryError when the parent was a larger disk.
         """
         inherited = self._inherited(plan, parent)
         if not plan.blocks:
             return inherited
-        own = self._write_own(plan, keep_holes=bool(inherited))
+        own = self._write_own(plan, earlier, keep_holes=bool(inherited))
         layers = layers_of(inherited + own)
         return inherited + own if len(layers) <= MAX_LAYERS else self._merge(layers)
 
@@ -68,15 +72,20 @@ class SegmentWriter:
             )
         return parent.segments
 
-    def _write_own(self, plan: Plan, *, keep_holes: bool) -> tuple[SegmentRef, ...]:
+    def _write_own(
+        self, plan: Plan, earlier: DiskPoint | None, *, keep_holes: bool
+    ) -> tuple[SegmentRef, ...]:
         """Without a parent, a hole is the same as a block that is in no segment, so none is written."""
         packs = PackList.of(self._store, self._disk, self._run, plan)
+        unchanged = UnchangedBlocks(self._store, self._keys, earlier)
         written: list[SegmentRef] = []
-        chunks = packs.read(self._store, self._keys, plan, _BATCHES)
-        for number, tails in enumerate(chunks):
-            piece = _piece_of(self._disk, self._run, tails)
+        for number in range(-(-plan.batches // _BATCHES)):
+            batches = range(number * _BATCHES, min((number + 1) * _BATCHES, plan.batches))
+            unchanged.advance(int(plan.batch(batches[-1])[-1]) + 1)
+            tails = packs.read(self._store, self._keys, plan, batches, unchanged.check)
+            piece = unchanged.resolved(_piece_of(self._disk, self._run, tails))
             if not keep_holes:
-                piece = _without_holes(piece)
+                piece = only_frames(piece)
             if len(piece.entries):
                 written.append(self._put(number, piece, merged=False))
         return tuple(written)
@@ -84,18 +93,10 @@ class SegmentWriter:
     def _merge(self, layers: list[tuple[SegmentRef, ...]]) -> tuple[SegmentRef, ...]:
         """Memory: one segment a layer, and two of the merged ones."""
         written: list[SegmentRef] = []
-        for number, piece in enumerate(_regrouped(self._overlaid(layers), SEGMENT_ENTRIES)):
+        pieces = block_maps(layers, block_count(self._virtual_size), self._load)
+        for number, piece in enumerate(_regrouped(pieces, SEGMENT_ENTRIES)):
             written.append(self._put(number, piece, merged=True))
         return tuple(written)
-
-    def _overlaid(self, layers: list[tuple[SegmentRef, ...]]) -> Iterator[BlockMap]:
-        """The block map, ascending, without holes: what is in no segment is zeros anyway."""
-        for window in windows(layers, block_count(self._virtual_size), self._load):
-            parts = [BlockMap(part.table, part.entries) for part in visible(window)]
-            if parts:
-                joined = join(parts)
-                order = np.argsort(joined.entries["block"])
-                yield _without_holes(BlockMap(joined.table, joined.entries[order]))
 
     def _load(self, segment: SegmentRef) -> BlockMap:
         return read_segment(self._store, self._keys, segment, self._virtual_size)
@@ -132,11 +133,6 @@ def _piece_of(disk: str, run: str, tails: list[PackTail]) -> BlockMap:
         part["pack"] = row
         end += len(tail.entries)
     return BlockMap(PackTable(disk, (run,), rows), entries)
-
-
-def _without_holes(piece: BlockMap) -> BlockMap:
-    kept = piece.entries[piece.entries["flags"] != Kind.HOLE]
-    return without_unused(BlockMap(piece.table, kept))
 
 
 def _regrouped(pieces: Iterator[BlockMap], size: int) -> Iterator[BlockMap]:
