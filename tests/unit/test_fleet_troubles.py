@@ -51,6 +51,8 @@ def test_back_off_and_attempts(
     for _ in pauses:
         assert fleet.ledger.claim(grant, "node/1") is not None
         fleet.clock.advance(0.001)
+        if outcome is Outcome.LOST:
+            assert fleet.ledger.opened(grant)
         fleet.ledger.release(grant, outcome, "why")
         before = fleet.clock.now
         while not (grants := fleet.ledger.admit()):
@@ -63,11 +65,28 @@ def test_back_off_and_attempts(
     assert fleet.ledger.counters()[outcome.lower()] == len(pauses)
 
 
+def test_an_open_whose_stream_died_is_still_one_in_progress(fleet: Fleet) -> None:
+    """The host goes on plugging the disk for it."""
+    fleet.start(disk_work("d1", 99, hosts=HOSTS), caps=dict.fromkeys(HOSTS, 16))
+    grant = claim(fleet)
+    fleet.ledger.release(grant, Outcome.LOST, "killed")
+    pass_time(fleet, TIMING.abandoned_open - 0.01)
+    assert fleet.ledger.admit() == []
+    assert fleet.states(grant.host)[0] == "OPENING"
+    pass_time(fleet, 0.02)
+    assert fleet.states(grant.host)[0] == "QUARANTINE"
+    assert len(fleet.ledger.admit()) == 1
+    assert fleet.disk("d1").attempts == 1
+
+
 @pytest.mark.parametrize("outcome", [Outcome.LOST, Outcome.STORE_AWAY])
 def test_what_is_not_the_hosts_fault_leaves_it_open(fleet: Fleet, outcome: Outcome) -> None:
     fleet.start(disk_work("d1", 99))
     for _ in range(4):
-        fleet.ledger.release(claim(fleet), outcome, "why")
+        grant = claim(fleet)
+        if outcome is Outcome.LOST:
+            assert fleet.ledger.opened(grant)
+        fleet.ledger.release(grant, outcome, "why")
         pass_time(fleet, TIMING.retry_longest)
     assert fleet.ledger.hosts()[0].circuit_left == 0
     claim(fleet)

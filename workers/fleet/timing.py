@@ -91,6 +91,10 @@ class Timing:
     keep_ended: float = 7 * 86400.0
     """Ended runs stay in Redis so long, for `cbtfleet runs` and `status`; their result is in the bucket."""
 
+    abandoned_open: float = 10.0
+    """An open whose stream died counts as one in progress so long: the host goes on plugging the disk for a
+    client that is gone, which takes seconds, and two opens of one disk at once race in its storage manager."""
+
     def __post_init__(self) -> None:
         rules = {
             "renew_every x 2 < cut_after": self.renew_every * 2 < self.cut_after,

@@ -5,6 +5,11 @@ if not slot then
   return 0
 end
 local outcome, error = ARGV[8], ARGV[9]
+if outcome == 'LOST' and slot.state == 'OPENING' then
+  -- The host goes on opening for a client that is gone, and so the open stays one in progress; then sweep.
+  redis.call('ZADD', KEY.slots .. 'OPENING', 'LT', NOW + TIMING.abandoned_open, slot_id(slot))
+  return 1
+end
 local id, place, granted = disk_id(slot), slot.place, slot.granted
 local rest = outcome == 'CLEAN' and TIMING.linger or TIMING.quarantine
 move(slot, 'QUARANTINE', NOW + rest)
