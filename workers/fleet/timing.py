@@ -93,7 +93,7 @@ class Timing:
 
     abandoned_open: float = 10.0
     """An open whose stream died counts as one in progress so long: the host goes on plugging the disk for a
-    client that is gone, which takes seconds, and two opens of one disk at once race in its storage manager."""
+    client that is gone, which takes seconds, and two opens of one disk race in its storage manager."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -139,5 +139,5 @@ class Limits:
 
     lag: int = 16384
     """Batches by which a run may lag behind the others and still catch up: the turns of 256 streams. A run
-    whose hosts were gone for an hour would else have everything to itself for the next one; and with less than
-    all streams' turns, what a large run got in one turn would be forgiven it."""
+    whose hosts were gone for an hour would else have everything to itself for the next one; and with less
+    than all streams' turns, what a large run got in one turn would be forgiven it."""
