@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.checks.check import Check, failed, ok, warning
+from scheduler.checks.check import Check, Subject
 
 FINE = 2.0
 """Seconds: leases run on Redis's own clock, so this much only looks odd in the times that are shown."""
@@ -11,10 +11,10 @@ REFUSED = 300.0
 """Seconds: S3 refuses requests whose signature is 15 minutes off; be loud well before that."""
 
 
-def clock_check(name: str, ahead: float) -> Check:
+def clock_check(subject: Subject, name: str, ahead: float) -> Check:
     """`ahead`: seconds that the other clock is ahead of ours."""
     said = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
     if abs(ahead) <= FINE:
-        return ok(name, said)
+        return subject.ok(name, said)
     todo = "let both machines take their time from the same NTP servers"
-    return (failed if abs(ahead) > REFUSED else warning)(name, said, todo)
+    return (subject.failed if abs(ahead) > REFUSED else subject.warning)(name, said, todo)

@@ -1,51 +1,39 @@
-"""A pool: do we get in, can its disks be read over NBD, does its storage track changed blocks."""
+"""A pool: do we get in, who belongs to it, what may its licence and our user do, is its clock right."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Any
-
-from scheduler.checks.check import Check, failed, ok, warning
+from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.clock import clock_check
+from scheduler.checks.pool_facts import PoolFacts
 from workers.errors import CbtfleetError
-from workers.settings import PoolSettings
-from workers.xenapi import LoginRefused, PoolNbd, PoolUnreachable, PoolUntrusted, Session, explain_pool_nbd
-
-_CBT = "VDI_CONFIG_CBT"
-"""The feature of a storage manager's driver that means changed-block tracking."""
-
-_NO_DISKS = {"iso", "udev"}
-"""Types of storage that hold CD images and host devices, never a VM's disk."""
+from workers.xenapi import LoginRefused, PoolUnreachable, PoolUntrusted
 
 
-def check_pool(name: str, settings: PoolSettings) -> list[Check]:
-    """Every Check of one pool; one only when we don't get in."""
-    title = f"pool {name}"
-    try:
-        with Session.login(name, settings, patience=0) as session:
-            found = [ok(title, f"logged in at its master, {session.master_address}")]
-            found += _check_trust(title, settings)
-            parts: tuple[tuple[str, Callable[[Session], list[Check]]], ...] = (
-                (f"{title} NBD", lambda session: nbd_checks(f"{title} NBD", explain_pool_nbd(session))),
-                (f"{title} storage", lambda session: _check_storage(f"{title} storage", session)),
-                (f"{title} licence", lambda session: _check_licence(f"{title} licence", session)),
-                (f"{title} clock", lambda session: _check_clock(f"{title} clock", session)),
-            )
-            for part, look in parts:
-                try:
-                    found += look(session)
-                except CbtfleetError as error:
-                    found.append(
-                        warning(part, f"could not be looked at: {error}", "give the user leave to read it")
-                    )
-            return found
-    except CbtfleetError as error:
-        return [failed(title, str(error), _login_advice(error))]
+def pool_subject(name: str) -> Subject:
+    return Subject(f"pool {name}")
 
 
-def _login_advice(error: CbtfleetError) -> str:
+def check_entry(facts: PoolFacts) -> list[Check]:
+    """Whether we got in, and whom we trusted."""
+    subject = pool_subject(facts.name)
+    if facts.refused is not None:
+        return [subject.failed("pool.reachable", str(facts.refused), _advice(facts.refused))]
+    if not facts.master_address:
+        said = "the login did not come to its end in time"
+        return [
+            subject.failed("pool.reachable", said, "look whether its master is well, and its XAPI answers")
+        ]
+    found = [subject.ok("pool.reachable", f"logged in at its master, {facts.master_address}")]
+    if facts.settings.url.startswith("http://"):
+        said = "the url is http: the password crosses the network readable"
+        found.append(subject.failed("pool.tls", said, "use https"))
+    elif not facts.settings.verify_tls and not facts.settings.certificate_sha256:
+        said = "verify_tls is off: anybody may answer"
+        found.append(subject.warning("pool.tls", said, "set ca_file or certificate_sha256"))
+    return found
+
+
+def _advice(error: CbtfleetError) -> str:
     if isinstance(error, PoolUntrusted):
         return "set ca_file, or certificate_sha256 as read on the host itself"
     if isinstance(error, LoginRefused):
@@ -55,78 +43,57 @@ def _login_advice(error: CbtfleetError) -> str:
     return "look at the pool's configuration"
 
 
-def _check_trust(title: str, settings: PoolSettings) -> list[Check]:
-    name = f"{title} TLS"
-    if settings.url.startswith("http://"):
-        return [failed(name, "the url is http: the password crosses the network readable", "use https")]
-    if not settings.verify_tls:
-        return [warning(name, "verify_tls is off: anybody may answer", "set ca_file or certificate_sha256")]
-    return []
+def check_version(facts: PoolFacts) -> list[Check]:
+    subject = pool_subject(facts.name)
+    versions: dict[str, list[str]] = {}
+    for host in facts.of("host").values():
+        software = host.get("software_version", {})
+        brand = software.get("product_brand", "XAPI")
+        version = software.get("product_version") or software.get("xapi") or "of an unknown version"
+        versions.setdefault(f"{brand} {version}", []).append(host["name_label"])
+    if len(versions) == 1:
+        return [subject.ok("pool.version", next(iter(versions)))]
+    said = "; ".join(
+        f"{version} on {', '.join(sorted(hosts))}" for version, hosts in sorted(versions.items())
+    )
+    todo = "end the upgrade: while it goes on XAPI refuses everything about changed blocks"
+    return [subject.warning("pool.version", f"not the same on all hosts: {said}", todo)]
 
 
-def nbd_checks(name: str, pool: PoolNbd) -> list[Check]:
-    """One Check for the pool's networks, and one for each problem."""
+def check_hosts(facts: PoolFacts) -> list[Check]:
+    """Which members are live and enabled."""
+    subject = pool_subject(facts.name)
     found = []
-    if any(network.purpose == "insecure_nbd" for network in pool.networks):
-        said = "a network has the purpose insecure_nbd: disks cross it unencrypted"
-        found.append(warning(name, said, "give it the purpose nbd instead"))
-    usable = any(host.live and host.addresses for host in pool.hosts) and not pool.mixed
-    for problem in pool.problems:
-        head, _, advice = problem.partition("; ")
-        found.append((warning if usable else failed)(name, head, advice or "set this right on the pool"))
-    if not found:
-        networks = ", ".join(network.name for network in pool.networks)
-        hosts = sum(bool(host.addresses) for host in pool.hosts)
-        found.append(ok(name, f"{hosts} of {len(pool.hosts)} hosts serve it, on {networks}"))
+    good = []
+    for ref, host in sorted(facts.of("host").items(), key=lambda item: str(item[1]["name_label"])):
+        name = host["name_label"]
+        if not facts.is_live(ref):
+            todo = f"start it, or forget it: xe host-forget uuid={host['uuid']}"
+            found.append(subject.warning("pool.hosts", f"{name} is offline", todo, name))
+        elif not host.get("enabled", True):
+            said = f"{name} is disabled, as for maintenance; disks are read from the other hosts"
+            found.append(subject.warning("pool.hosts", said, f"xe host-enable uuid={host['uuid']}", name))
+        else:
+            good.append(name)
+    total = len(facts.of("host"))
+    if good:
+        found.insert(0, subject.ok("pool.hosts", f"{len(good)} of {counted(total, 'host')} live and enabled"))
     return found
 
 
-def _check_storage(name: str, session: Session) -> list[Check]:
-    features = {driver["type"]: driver.get("features", ()) for driver in _records(session, "SM").values()}
-    plugged = {pbd["SR"] for pbd in _records(session, "PBD").values() if pbd["currently_attached"]}
-    found = []
-    good = []
-    for ref, storage in _records(session, "SR").items():
-        if storage["type"] in _NO_DISKS or storage.get("content_type") == "iso":
-            continue
-        label = storage["name_label"]
-        if ref not in plugged:
-            found.append(
-                warning(name, f"{label} is plugged in to no host", "plug its PBD in, if it holds disks")
-            )
-        elif _CBT not in features.get(storage["type"], ()):
-            said = (
-                f"{label} ({storage['type']}) cannot track changed blocks: every backup would be a full one"
-            )
-            found.append(warning(name, said, "move disks that are backed up to storage that can"))
-        else:
-            good.append(label)
-    if good:
-        found.insert(0, ok(name, f"changed blocks are tracked on {', '.join(sorted(good))}"))
-    return found or [warning(name, "no storage for disks was found", "does the user see all of the pool?")]
-
-
-def _check_licence(name: str, session: Session) -> list[Check]:
-    for pool in _records(session, "pool").values():
+def check_licence(facts: PoolFacts) -> list[Check]:
+    subject = pool_subject(facts.name)
+    for pool in facts.of("pool").values():
         if pool.get("restrictions", {}).get("restrict_cbt") == "true":
+            said = "does not include changed block tracking: every backup reads everything"
             todo = "license the pool for changed block tracking"
-            return [failed(name, "does not include changed block tracking", todo)]
-    return []
+            return [subject.warning("pool.licence", said, todo)]
+    return [subject.ok("pool.licence", "includes changed block tracking")]
 
 
-def _check_clock(name: str, session: Session) -> list[Check]:
-    pool = next(iter(_records(session, "pool").values()))
-    before = time.time()
-    there = session.call("host.get_servertime", pool["master"])
-    here = (before + time.time()) / 2
-    try:
-        stamp = datetime.strptime(str(there).replace("-", ""), "%Y%m%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return [warning(name, "it tells no time that we could read", "look at the clock of its master")]
-    ahead = stamp.timestamp() + 0.5 - here  # whole seconds only
-    return [clock_check(name, ahead)]
-
-
-def _records(session: Session, kind: str) -> Mapping[str, Mapping[str, Any]]:
-    records: Mapping[str, Mapping[str, Any]] = session.call(f"{kind}.get_all_records")
-    return records
+def check_clock(facts: PoolFacts) -> list[Check]:
+    subject = pool_subject(facts.name)
+    if facts.ahead is None:
+        said = facts.failures.get("clock", "it tells no time that we could read")
+        return [subject.warning("pool.clock", said, "look at the clock of its master")]
+    return [clock_check(subject, "pool.clock", facts.ahead)]

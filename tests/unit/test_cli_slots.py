@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from infra.simulator import PoolSpec, SimulatedPool
+from scheduler.checks.ledger_facts import read_ledger
 from scheduler.checks.slots import check_slots
 from scheduler.slot_report import troubles, waits_for
 from tests.command_line import CONFIGURATION, CommandLine
@@ -155,9 +156,9 @@ def test_the_doctor_looks_at_slots(
 ) -> None:
     cbtfleet.configure(CONFIGURATION + f'[redis]\nurl = "{redis_url}"\n' + AWAY)
     settings = load_settings(cbtfleet.config)
-    assert check_slots(settings) == []
+    assert check_slots(read_ledger(settings)) == []
     grant = granted(ledger, HOST)
-    [check] = check_slots(settings)
+    [check] = check_slots(read_ledger(settings))
     assert (check.name, check.state, check.said) == (
         "slots",
         "ok",
@@ -167,6 +168,6 @@ def test_the_doctor_looks_at_slots(
     ledger.release(grant, owner="node/1", outcome=Outcome.CLEAN)
     monkeypatch.setattr("scheduler.checks.slots.troubles", lambda *_: ["slot 0 is stuck"])
     monkeypatch.setattr("scheduler.checks.slots.is_closed", lambda _: True)
-    [check] = check_slots(settings)
+    [check] = check_slots(read_ledger(settings))
     assert (check.state, check.said) == ("warning", "slot 0 is stuck")
     assert check.todo == f"cbtfleet slots --pool lab --host {HOST}"

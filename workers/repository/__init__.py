@@ -25,6 +25,8 @@ from workers.repository.load_keys import (
     load_worker_keys,
 )
 from workers.repository.naming import PackName, point_id
+from workers.repository.newest import ListedPoint, list_points, newest_disks
+from workers.repository.object_lock import ObjectLock, object_lock_of
 from workers.repository.open import (
     open_store,
 )
@@ -72,10 +74,12 @@ __all__ = [
     "FrameReader",
     "Kind",
     "KnownHashes",
+    "ListedPoint",
     "MetadataKeys",
     "MissingBatches",
     "ObjectExists",
     "ObjectInfo",
+    "ObjectLock",
     "ObjectMissing",
     "ObjectTruncated",
     "Pack",
@@ -107,9 +111,12 @@ __all__ = [
     "configured_passphrase",
     "create_repository",
     "honours_put_if_absent",
+    "list_points",
     "load_metadata_keys",
     "load_private_keys",
     "load_worker_keys",
+    "newest_disks",
+    "object_lock_of",
     "open_store",
     "point_id",
     "read_config",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -220,6 +220,20 @@ class S3Store:
             self._ask("delete", key, lambda: self._client.delete_object(Bucket=self._bucket, Key=name))
         except ObjectMissing:
             return  # S3 answers 204; some others say that it is not there
+
+    def object_lock(self) -> Mapping[str, Any] | None:
+        """The bucket's object lock configuration, empty without one; None when the store does not tell.
+
+        Asked once: stores that know no such request, or credentials that may not make it, are no failure.
+        """
+        try:
+            answer = self._client.get_object_lock_configuration(Bucket=self._bucket)
+        except boto.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            return {} if code == "ObjectLockConfigurationNotFoundError" else None
+        except (boto.BotoCoreError, ResponseParserError):
+            return None
+        return cast(Mapping[str, Any], answer.get("ObjectLockConfiguration", {}))
 
     def close(self) -> None:
         self._client.close()

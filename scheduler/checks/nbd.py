@@ -1,0 +1,131 @@
+"""Can disks be read from here: networks with a purpose, and a meeting with each host's NBD server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from scheduler.checks.attempt import Attempt, NotInTime
+from scheduler.checks.check import Check, Subject, counted
+from scheduler.checks.pool import pool_subject
+from scheduler.checks.pool_facts import PoolFacts
+from workers.nbd_check import Meeting, meet_server
+from workers.xenapi import NbdHost, PoolNbd
+
+MOST = 16
+"""Connections that a host serves at once, everybody's together."""
+
+_MEETING_SECONDS = 30.0
+
+_ADVICE = {
+    "busy": "look who uses them (cbtfleet slots), and whether a purpose was just changed; then look again",
+    "unreachable": "open the way from this machine to that address and port (firewall, route)",
+    "silent": "look whether xapi-nbd is well on that host: systemctl status xapi-nbd",
+    "untrusted": "if the host's certificate was replaced, on that host: systemctl restart xapi-nbd",
+    "no-tls": "give the network the purpose nbd instead of insecure_nbd; a change takes about ten seconds",
+    "failed": "look whether xapi-nbd is well on that host: systemctl status xapi-nbd",
+}
+
+
+def check_networks(facts: PoolFacts) -> list[Check]:
+    """One line of the networks and their purposes, and one of each problem."""
+    subject, name = pool_subject(facts.name), "pool.networks"
+    nbd = _nbd(facts)
+    found = []
+    purposes = sorted(f"{network.name} ({network.purpose})" for network in nbd.networks)
+    if any(network.purpose == "insecure_nbd" for network in nbd.networks):
+        said = "a network has the purpose insecure_nbd: disks cross it unencrypted"
+        found.append(subject.warning(name, said, "give it the purpose nbd instead"))
+    usable = any(host.live and host.addresses for host in nbd.hosts) and not nbd.mixed
+    for problem in nbd.problems:
+        head, _, advice = problem.partition("; ")
+        if "is offline" in head and usable:
+            continue  # among the hosts already
+        make = subject.warning if usable else subject.failed
+        found.append(make(name, head, advice or "plug the PIF in and give it an address, or set the purpose"))
+    if not found:
+        addresses = "; ".join(f"{host.name} {', '.join(host.addresses)}" for host in nbd.hosts if host.live)
+        found.append(subject.ok(name, f"for NBD: {', '.join(purposes)}; {addresses}"))
+    return found
+
+
+def check_doors(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]:
+    """A Check of each live host, all met at once. `in_use`: connections by host uuid, as far as known."""
+    subject = pool_subject(facts.name)
+    nbd = _nbd(facts)
+    hosts = [host for host in nbd.hosts if host.live and host.addresses]
+    if nbd.mixed or not hosts:
+        return []
+    found = []
+    meetings = {}
+    for host in hosts:
+        used = in_use.get(host.uuid, 0)
+        if used >= MOST - 1:
+            said = f"{host.name}: not tried, as {used} of its {MOST} connections are in use"
+            found.append(subject.warning("pool.handshake", said, _ADVICE["busy"], host.name))
+            continue
+        meetings[host.uuid] = Attempt(partial(_meet, facts, nbd, host), _MEETING_SECONDS)
+    for host in hosts:
+        if host.uuid in meetings:
+            found += _checks_of_host(subject, host, meetings[host.uuid])
+    return _judged(subject, found, len(hosts))
+
+
+def _meet(facts: PoolFacts, nbd: PoolNbd, host: NbdHost) -> dict[str, Meeting]:
+    """By address, one after the other: each costs the host a connection while it lasts."""
+    [ref] = [ref for ref, record in facts.of("host").items() if record["uuid"] == host.uuid]
+    tls = any(network.purpose == "nbd" for network in nbd.networks)
+    known_port = next((door.port for door in facts.doors.values()), facts.settings.nbd_port)
+    met = {}
+    for address in host.addresses:
+        door = facts.doors.get(address)
+        port = door.port if door else known_port
+        certificate = door.certificate if door else facts.certificates.get(ref)
+        subject = door.subject if door else str(facts.of("host")[ref].get("hostname", ""))
+        met[f"{address}:{port}"] = meet_server(address, port, facts.settings, certificate, subject, tls)
+    return met
+
+
+def _checks_of_host(subject: Subject, host: NbdHost, attempt: Attempt[dict[str, Meeting]]) -> list[Check]:
+    name = "pool.handshake"
+    try:
+        met = attempt.result()
+    except NotInTime as error:
+        return [subject.failed(name, f"{host.name}: {error}", _ADVICE["silent"], host.name)]
+    good = {where: meeting for where, meeting in met.items() if meeting.state == "good"}
+    found = []
+    if good:
+        slowest = max(meeting.seconds for meeting in good.values()) * 1000
+        version = next(iter(good.values())).said
+        checked = "not encrypted, not checked" if version == "no TLS" else f"certificate checked, {version}"
+        said = f"{host.name}: {', '.join(good)} in {slowest:.0f} ms, {checked}"
+        found.append(subject.ok(name, said, host.name))
+    for where, meeting in met.items():
+        if meeting.state == "good":
+            continue
+        lost = not good and meeting.state != "busy"
+        make = subject.failed if lost or meeting.state == "untrusted" else subject.warning
+        found.append(make(name, f"{host.name} at {where}: {meeting.said}", _ADVICE[meeting.state], host.name))
+    return found
+
+
+def _judged(subject: Subject, found: list[Check], hosts: int) -> list[Check]:
+    """Where another host can serve, one that cannot be reached is a warning: the night goes on without it."""
+    good = {check.about for check in found if check.state == "ok"}
+    if not good:
+        return found
+    judged = []
+    for check in found:
+        if check.state == "failed" and "certificate" not in check.said:
+            check = subject.warning(check.name, check.said, check.todo, check.about)
+        judged.append(check)
+    if len(good) < hosts:
+        said = f"{len(good)} of {counted(hosts, 'host')} can be read from; local disks of the others cannot"
+        judged.append(subject.warning("pool.handshake", said, "see the hosts above"))
+    return judged
+
+
+def _nbd(facts: PoolFacts) -> PoolNbd:
+    if facts.nbd is None:
+        raise facts.not_read("networks")
+    return facts.nbd

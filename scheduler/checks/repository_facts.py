@@ -1,0 +1,94 @@
+"""What the repository tells of its restore points and runs: two listings, and for each VM a point or two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from scheduler.checks.policy import Chosen
+from workers.repository import (
+    DamagedObject,
+    DiskPoint,
+    ListedPoint,
+    MetadataKeys,
+    ObjectMissing,
+    Repository,
+    Store,
+    list_points,
+    load_metadata_keys,
+    newest_disks,
+    open_store,
+)
+from workers.repository.parallel import in_parallel
+from workers.settings import RepositorySettings
+
+POINTS_OF_A_VM = 4
+"""Read for each VM at most: a disk that none of its newest four points holds is as good as new."""
+
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class RepositoryFacts:
+    store: Store
+    keys: MetadataKeys
+    points: Mapping[str, Sequence[ListedPoint]]
+    """By VM uuid, the newest last."""
+    runs: Collection[str]
+    open_runs: Collection[str]
+
+    @property
+    def repository_id(self) -> str:
+        return self.keys.repository
+
+    def last_disks(
+        self, chosen: Sequence[Chosen], uuid_of: Callable[[str], str]
+    ) -> Iterator[tuple[str, Mapping[str, DiskPoint] | None]]:
+        """For each VM (uuid) its disks as its newest points have them; None when such a point is damaged.
+
+        `uuid_of` makes a VDI's uuid of its reference.
+        """
+
+        def read(each: Chosen) -> Mapping[str, DiskPoint] | None:
+            disks = {uuid_of(ref) for ref in each.disks}
+            points = self.points.get(each.vm.uuid, ())
+            try:
+                return newest_disks(self.store, self.keys, points, disks, POINTS_OF_A_VM)
+            except (DamagedObject, ObjectMissing):
+                return None
+
+        tasks = (lambda each=each: read(each) for each in chosen)
+        found = in_parallel(tasks, THREADS)
+        try:
+            for each, last in zip(chosen, found, strict=True):
+                yield each.vm.uuid, last
+        finally:
+            found.close()
+
+
+def read_repository(settings: RepositorySettings) -> RepositoryFacts:
+    """Opens the store for as long as the process needs it. Raises ConfigurationError or StoreError."""
+    store = open_store(settings)
+    try:
+        keys = load_metadata_keys(store, settings)
+        repository = Repository.open(store, keys)
+        return RepositoryFacts(
+            store=store,
+            keys=keys,
+            points=list_points(store),
+            runs=repository.run_names(),
+            open_runs=set(repository.open_runs()),
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+@contextmanager
+def closing_store(facts: RepositoryFacts | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if facts is not None:
+            facts.store.close()

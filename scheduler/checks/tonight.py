@@ -1,0 +1,173 @@
+"""What the next run would do with each disk, judged by records alone: nothing is asked, nothing is changed.
+
+The order is that of planning (`scheduler/planning.py`, `scheduler/changes.py`), which asks the pool in the
+end: a broken chain of changed blocks shows only then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scheduler.checks.check import Check, State, counted
+from scheduler.checks.policy import FEW, policy_subject
+from scheduler.checks.pool_facts import PoolFacts
+from scheduler.checks.storage import tracks_changes
+from workers.repository import DiskPoint
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a disk is read in full, or not at all; `todo` is "" when there is nothing to do."""
+
+    said: str
+    state: State
+    todo: str = ""
+
+
+FIRST = Reason("the first backup of this disk in this repository", "ok")
+OFF = Reason("changed-block tracking is off; the run switches it on", "ok")
+NO_LICENCE = Reason(
+    "the pool's licence does not include changed-block tracking", "warning", "license the pool for it"
+)
+NO_FEATURE = Reason("the storage cannot track changed blocks", "warning", "move the disk to storage that can")
+RAW = Reason(
+    "a disk of this kind (raw) cannot track changed blocks", "warning", "convert it, or live with it"
+)
+UNREADABLE = Reason(
+    "the last restore point cannot be read", "warning", "cbtfleet verify says what is damaged"
+)
+BASE_GONE = Reason(
+    "the base snapshot is no longer on the pool", "warning", "find out who deletes snapshots without data"
+)
+MOVED = Reason("the disk has moved to another storage repository since the last backup", "ok")
+BASE_OFF = Reason(
+    "changed-block tracking was off at the base snapshot", "warning", "see the pool's messages of that time"
+)
+SHRUNK = Reason("the disk is smaller than at the last backup", "warning", "is it still the same disk?")
+
+SHARABLE = Reason("it is sharable: XAPI takes no snapshot of it", "failed", "exclude its VM from the policy")
+RESET = Reason(
+    "it is reset at every boot: XAPI takes no snapshot of it", "failed", "exclude its VM from the policy"
+)
+UNMANAGED = Reason(
+    "XAPI does not manage it, so takes no snapshot of it", "failed", "exclude its VM from the policy"
+)
+MISSING = Reason(
+    "its storage no longer has it", "failed", "look at the storage; detach the disk if it is lost"
+)
+ODD_TYPE = Reason(
+    "a disk of its type cannot track changed blocks", "failed", "exclude its VM from the policy"
+)
+UNPLUGGED = Reason("its storage is plugged in to no live host", "failed", "plug its PBD in on a live host")
+
+
+@dataclass(frozen=True)
+class DiskTonight:
+    vm: str
+    vm_name: str
+    disk: str
+    name: str
+    size: int
+    mode: Literal["incremental", "full", "impossible"]
+    reason: Reason | None
+
+
+Last = Mapping[str, DiskPoint]
+"""By uuid of the live VDI: the disk in the newest point that holds it."""
+
+
+class Outlook:
+    """One pool's disks, one after the other. `licensed`: for changed-block tracking."""
+
+    def __init__(self, facts: PoolFacts) -> None:
+        self._facts = facts
+        self._by_uuid = {disk["uuid"]: disk for disk in facts.of("VDI").values()}
+        self._licensed = not any(
+            pool.get("restrictions", {}).get("restrict_cbt") == "true" for pool in facts.of("pool").values()
+        )
+        self._plugged: dict[str, bool] = {}
+        self._tracks: dict[str, bool] = {}
+
+    def of(self, vm_uuid: str, vm_name: str, ref: str, last: Last | None) -> DiskTonight:
+        """`last` is None when the VM's newest point is damaged."""
+        disk = self._facts.of("VDI")[ref]
+        obstacle = self._obstacle(disk)
+        reason = obstacle or self._why_full(disk, last)
+        mode: Literal["incremental", "full", "impossible"]
+        mode = "impossible" if obstacle else "full" if reason else "incremental"
+        size = int(disk["virtual_size"])
+        return DiskTonight(vm_uuid, vm_name, disk["uuid"], disk["name_label"], size, mode, reason)
+
+    def _obstacle(self, disk: Mapping[str, Any]) -> Reason | None:
+        if disk.get("missing"):
+            return MISSING
+        if disk.get("sharable"):
+            return SHARABLE
+        if disk.get("on_boot", "persist") != "persist":
+            return RESET
+        if not disk.get("managed", True):
+            return UNMANAGED
+        if disk["type"] not in ("user", "system"):
+            return ODD_TYPE
+        storage = disk["SR"]
+        if storage not in self._plugged:
+            self._plugged[storage] = bool(self._facts.plugged_hosts(storage))
+        return None if self._plugged[storage] else UNPLUGGED
+
+    def _why_full(self, disk: Mapping[str, Any], last: Last | None) -> Reason | None:
+        if not disk["cbt_enabled"]:
+            return self._why_off(disk)
+        if last is None:
+            return UNREADABLE
+        point = last.get(disk["uuid"])
+        if point is None:
+            return FIRST
+        base = self._by_uuid.get(point.snapshot)
+        if base is None:
+            return BASE_GONE
+        if base["SR"] != disk["SR"]:
+            return MOVED
+        if not base["cbt_enabled"]:
+            return BASE_OFF
+        return SHRUNK if int(disk["virtual_size"]) < point.virtual_size else None
+
+    def _why_off(self, disk: Mapping[str, Any]) -> Reason:
+        storage = disk["SR"]
+        if storage not in self._tracks:
+            self._tracks[storage] = tracks_changes(self._facts, self._facts.of("SR")[storage])
+        if not self._tracks[storage]:
+            return NO_FEATURE
+        if disk.get("sm_config", {}).get("type") == "raw":
+            return RAW
+        return OFF if self._licensed else NO_LICENCE
+
+
+def check_tonight(name: str, disks: Sequence[DiskTonight], *, all_of_them: bool) -> list[Check]:
+    """The counts, then the disks that cannot be backed up and those to be read in full, with reasons."""
+    if not disks:
+        return []
+    subject = policy_subject(name)
+    modes = Counter(disk.mode for disk in disks)
+    said = f"the next run: {modes['incremental']} incremental, {modes['full']} full"
+    if modes["impossible"]:
+        said += f", {modes['impossible']} not at all"
+    found = [subject.ok("policy.tonight", said)]
+    for mode, check, text in (
+        ("impossible", "policy.skipped", "cannot be backed up"),
+        ("full", "policy.full", "will be read in full"),
+    ):
+        reasons = Counter(disk.reason for disk in disks if disk.mode == mode and disk.reason)
+        order = sorted(reasons.items(), key=lambda item: (item[0].state == "ok", -item[1], item[0].said))
+        for reason, number in order:
+            said = f"{counted(number, 'disk')} {text}: {reason.said}"
+            found.append(Check(subject.title, check, reason.state, said, reason.todo))
+            listed = [disk for disk in disks if disk.mode == mode and disk.reason == reason]
+            for disk in listed if all_of_them else listed[:FEW]:
+                line = f'VM "{disk.vm_name}", disk {disk.name or disk.disk}'
+                found.append(
+                    Check(subject.title, f"{check}.disk", reason.state, line, reason.todo, disk.disk)
+                )
+    return found

@@ -1,0 +1,58 @@
+"""The newest restore points of many VMs, for one listing and a few objects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from workers.repository.envelope import open_object
+from workers.repository.keys import MetadataKeys
+from workers.repository.point import DiskPoint, decode_point
+from workers.repository.store import Store
+
+_POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-[0-9a-f]{12}")
+_MAX_POINT = 64 << 20
+
+
+@dataclass(frozen=True)
+class ListedPoint:
+    """What a restore point's key alone says; `time` is in UTC."""
+
+    vm_uuid: str
+    time: datetime
+    key: str
+
+
+def list_points(store: Store) -> dict[str, list[ListedPoint]]:
+    """By VM, the newest last. One listing; no key of encryption is needed."""
+    found: dict[str, list[ListedPoint]] = {}
+    for info in store.list("points/"):
+        if match := _POINT_KEY.fullmatch(info.key):
+            time = datetime.strptime(match[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            found.setdefault(match[1], []).append(ListedPoint(match[1], time, info.key))
+    for points in found.values():
+        points.sort(key=lambda point: (point.time, point.key))
+    return found
+
+
+def newest_disks(
+    store: Store, keys: MetadataKeys, points: Sequence[ListedPoint], disks: Collection[str], most: int
+) -> dict[str, DiskPoint]:
+    """Each of the disks (uuids of live VDIs) as it is in the newest of one VM's points that holds it.
+
+    Reads `most` points at most, the newest first; a disk that none of them holds is missing. Raises
+    DamagedObject, ObjectMissing when a point was forgotten meanwhile, or another StoreError.
+    """
+    found: dict[str, DiskPoint] = {}
+    for listed in list(reversed(points))[:most]:
+        if found.keys() >= set(disks):
+            break
+        point = decode_point(
+            open_object(keys, listed.key, store.get(listed.key), [_MAX_POINT])[0], listed.key
+        )
+        for disk in point.disks:
+            if disk.vdi in disks:
+                found.setdefault(disk.vdi, disk)
+    return found
