@@ -72,6 +72,11 @@ class Simulator:
                 digest.update(piece)
         return digest.hexdigest()
 
+    def content(self, vdi: str) -> bytes:
+        """All bytes of a disk, or of what a snapshot held: also when its data, or itself, are gone."""
+        with self._open(f"/content?vdi={vdi}") as answer:
+            return bytes(answer.read())
+
     def _open(self, path: str, body: bytes | None = None) -> Any:
         request = urllib.request.Request(self.facts["control"].rstrip("/") + path, data=body)
         return urllib.request.urlopen(request, timeout=60)
