@@ -9,7 +9,7 @@ our older metadata snapshots       destroyed, unless a run that is still going n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from scheduler.context import ControlContext
 from scheduler.snapshots import (
@@ -35,9 +35,11 @@ def clean_up_vm(
     vm_uuid: str,
     snapshot_uuid: str | None,
     committed: list[DiskPoint],
+    elsewhere: Collection[str] = (),
 ) -> None:
     """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of ours.
 
+    `elsewhere` are the disks (uuids) that this run backs up with another VM: they are that VM's to clean up.
     Safe to repeat. Raises XapiError when something could not be removed; the rest may then still be there.
     """
     live: dict[str, str] = {}
@@ -65,6 +67,8 @@ def clean_up_vm(
             else:  # nothing leads to it any more, and no backup will build upon it
                 destroy_vdi(session, snapshot.ref)
     for vdi_uuid, live_ref in live.items():
+        if vdi_uuid in elsewhere:
+            continue
         _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from scheduler.after_run import after_run
 from scheduler.cleanup import clean_up_vm
+from scheduler.comparing import compared_point
 from scheduler.context import ControlContext
 from scheduler.patience import with_patience
 from scheduler.recorded import VmRecord
@@ -46,9 +47,11 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     # Kept before the pool is touched: whatever happens there, the run's result says what was committed.
     context.ledger.set_vm_facts(run, vm_uuid, facts)
 
+    elsewhere = {each["vdi"] for each in facts.get("skipped", []) if each.get("elsewhere")}
+
     def clean_up() -> None:
         with context.sessions.borrow(request.pool) as session:
-            clean_up_vm(session, context, run, vm_uuid, facts.get("snapshot"), committed)
+            clean_up_vm(session, context, run, vm_uuid, facts.get("snapshot"), committed, elsewhere)
 
     try:
         with_patience(clean_up)
@@ -139,6 +142,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
     if facts["mode"] == "incremental":
         parent = context.repository.disk_of_snapshot(vm_uuid, disk.disk, facts["incremental_to"])
     plan = context.repository.plan(run, disk.disk)
+    earlier = compared_point(context.repository, vm_uuid, disk.disk, facts)
     return DiskPoint(
         vdi=disk.disk,
         name=facts["name"],
@@ -151,7 +155,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
         changed_bytes=facts["changed_bytes"],
         read_bytes=disk.read_bytes,
         stored_bytes=disk.stored_bytes,
-        segments=context.repository.write_segments(run, disk.disk, plan, parent),
+        segments=context.repository.write_segments(run, disk.disk, plan, parent, earlier),
     )
 
 
@@ -179,28 +183,30 @@ def _seconds(disk: DiskProgress) -> float:
     return 0.0 if disk.ended is None else round(disk.ended - disk.started, 3)
 
 
-def _failed_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
-    """The disks that never got a plan, and the VM itself if one of its steps failed."""
-    failed: dict[str | None, dict[str, Any]] = dict(facts.get("failed", {}))
+def _unplanned_rows(facts: dict[str, Any], vm_uuid: str) -> list[dict[str, Any]]:
+    """The disks that never got a plan, as they failed or were skipped, and the VM itself if one of its steps
+    failed."""
+    unplanned = [{"vdi": vdi, **said} for vdi, said in facts.get("failed", {}).items()]
+    unplanned += facts.get("skipped", [])
     if "error" in facts:
-        failed[None] = {"error": facts["error"]}
+        unplanned.append({"vdi": None, "error": facts["error"]})
     return [
         {
             "vm": facts["name"],
             "vm_uuid": vm_uuid,
-            "vdi": vdi,
+            "vdi": said["vdi"],
             "name": said.get("name"),
             "mode": None,
-            "reason": None,
+            "reason": said.get("reason"),
             "changed_bytes": 0,
             "read_bytes": 0,
             "stored_bytes": 0,
             "seconds": 0.0,
             "bytes_per_second": None,
             "point": None,
-            "error": said["error"],
+            "error": said.get("error"),
         }
-        for vdi, said in failed.items()
+        for said in unplanned
     ]
 
 
@@ -217,7 +223,9 @@ def _end_run(context: ControlContext, run: str) -> dict[str, Any]:
         context.ledger.end_run(run, kept)
         return kept
     progress = context.ledger.progress(run)
-    rows = [row for vm in progress.vms for row in [*vm.facts.get("rows", []), *_failed_rows(vm.facts, vm.vm)]]
+    rows = [
+        row for vm in progress.vms for row in [*vm.facts.get("rows", []), *_unplanned_rows(vm.facts, vm.vm)]
+    ]
     night = RunRequest.from_facts(facts["request"]).night
     skipped = None if night is None else night.skipped
     result = {
@@ -245,9 +253,11 @@ def _warnings(facts: dict[str, Any]) -> list[str]:
 
 
 def _status(rows: list[dict[str, Any]], error: str | None, *, cancelled: bool) -> str:
+    """What was skipped counts neither way."""
     if cancelled:
         return "cancelled"
     failed = sum(row["error"] is not None for row in rows)
-    if error is not None or (failed and failed == len(rows)):
+    done = sum(row["error"] is None and row["mode"] is not None for row in rows)
+    if error is not None or (failed and not done):
         return "failed"
     return "partial" if failed else "succeeded"

@@ -7,17 +7,20 @@ alone; only what concerns the whole pool (login, selection) fails the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from scheduler.cbt_switch import CannotTrack, TrackingStaysOff, is_on, switch_on
 from scheduler.changes import BadBitmap, changes_since
+from scheduler.comparing import keep_comparison
 from scheduler.context import ControlContext
+from scheduler.disk_choice import Drive, choose_drives, read_drives
 from scheduler.recorded import VmRecord
 from scheduler.requests import RunRequest
 from scheduler.selection import select_vms
 from scheduler.snapshot_hooks import SnapshotHooks
-from scheduler.snapshots import DiskSnapshot, live_disks, take_vm_snapshot
+from scheduler.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskWork
@@ -25,13 +28,6 @@ from workers.repository import AlreadyWritten, DamagedObject
 from workers.xenapi import NotExportable, Session, XapiFailure, nbd_endpoints
 
 log = logging.getLogger(__name__)
-
-_CANNOT_TRACK = {
-    "SR_OPERATION_NOT_SUPPORTED": "the storage cannot track changed blocks",
-    "SR_BACKEND_FAILURE_66": "a disk of this kind (raw) cannot track changed blocks",
-    "SR_BACKEND_FAILURE_457": "changed-block tracking could not be switched on",
-    "LICENCE_RESTRICTION": "the pool's licence does not include changed-block tracking",
-}
 
 
 class WindowOver(CbtfleetError):
@@ -125,51 +121,81 @@ class _VmPlanner:
         self._facts = facts
         self._hooks = hooks
         self._failed: dict[str, dict[str, Any]] = {}
+        self._skipped: list[dict[str, Any]] = []
+        self._left_out: list[str] = []
+        """VDI refs that are not snapshotted."""
 
     def plan(self) -> list[DiskWork]:
         vm_ref = self._session.call("VM.get_by_uuid", self._vm_uuid)
-        vm = self._session.call("VM.get_record", vm_ref)
-        disks = live_disks(self._session, vm)
-        trouble = {ref: self._switch_tracking_on(ref, record) for ref, record in disks.items()}
-        refused = [ref for ref, record in disks.items() if record["uuid"] in self._failed]
+        drives = self._choose(read_drives(self._session, self._session.call("VM.get_record", vm_ref)))
+        trouble = {drive.ref: self._switch_tracking_on(drive) for drive in drives}
+        drives = [drive for drive in drives if drive.ref not in self._left_out]
         works: list[DiskWork] = []
-        if len(refused) < len(disks):
-            repository_id = self._context.repository.repository_id
+        if drives:
             snapshot = self._hooks.around(
-                disks.values(),
-                lambda: take_vm_snapshot(self._session, self._run, vm_ref, refused, repository_id),
+                [drive.vdi for drive in drives if drive.vdi is not None],
+                lambda: self._take_snapshot(vm_ref, drives),
             )
             self._facts["snapshot"] = snapshot.uuid
             self._facts["time"] = snapshot.time
-            for disk in snapshot.disks:
-                if not disk.live_ref:
-                    continue  # deleted while it was snapshotted
+            for disk in _each_once(snapshot.disks):
+                # one without a live disk was deleted while it was snapshotted
+                if not disk.live_ref or disk.live_ref in self._left_out:
+                    continue
                 work = self._plan_disk(disk, trouble.get(disk.live_ref))
                 if work is not None:
                     works.append(work)
         self._facts["failed"] = self._failed
+        self._facts["skipped"] = self._skipped
         return works
 
-    def _switch_tracking_on(self, ref: str, record: Mapping[str, Any]) -> str | None:
-        """Why this disk's tracking can't be trusted for this backup, if it can't."""
-        if record["cbt_enabled"]:
-            return None
+    def _choose(self, drives: list[Drive]) -> list[Drive]:
+        run_vms: dict[str, str] = {}
+        if any(drive.holders for drive in drives):
+            opened = self._context.repository.open_facts(self._run) or {}
+            run_vms = {uuid: facts["name"] for uuid, facts in opened.get("vms", {}).items()}
+        chosen, skipped = choose_drives(drives, self._request.exclude_disks, self._vm_uuid, run_vms)
+        for each in skipped:
+            log.info('VM "%s": %s skipped: %s', self._facts["name"], each.name or "", each.reason)
+            self._skipped.append(each.as_facts())
+            if each.ref:
+                self._left_out.append(each.ref)
+        return chosen
+
+    def _take_snapshot(self, vm_ref: str, drives: list[Drive]) -> VmSnapshot:
+        """Of the drives; one that the pool names as the reason why it refuses fails alone."""
+        repository_id = self._context.repository.repository_id
+        while True:
+            try:
+                return take_vm_snapshot(self._session, self._run, vm_ref, self._left_out, repository_id)
+            except XapiFailure as failure:
+                left = [drive for drive in drives if drive.ref not in self._left_out]
+                blamed = [drive for drive in left if _names(failure, drive)]
+                if not blamed or len(blamed) == len(left):
+                    raise
+                for drive in blamed:
+                    self._fail_drive(drive, failure)
+
+    def _switch_tracking_on(self, drive: Drive) -> str | None:
+        """Why this disk's tracking can't be trusted for this backup, if it can't. May leave the disk out."""
+        assert drive.vdi is not None
         try:
-            self._session.call_async("VDI.enable_cbt", ref)
-            enabled = self._session.call("VDI.get_record", ref)["cbt_enabled"]
-        except XapiFailure as failure:
-            if failure.code in _CANNOT_TRACK:
-                return f"{_CANNOT_TRACK[failure.code]} ({failure.code})"
-            self._fail(record["uuid"], record["name_label"], failure)
-            return None
-        if not enabled:
-            error = CbtfleetError("the pool says that it switched changed-block tracking on, but it is off")
-            self._fail(record["uuid"], record["name_label"], error)
-        return "changed-block tracking was off and has been switched on for the next backup"
+            return switch_on(self._session, drive.ref, drive.vdi)
+        except CannotTrack as error:
+            if self._request.without_tracking == "full":
+                return str(error)
+            if self._request.without_tracking == "fail":
+                self._fail_drive(drive, error)
+            else:
+                name, uuid = drive.vdi["name_label"], drive.vdi["uuid"]
+                self._skipped.append({"vdi": uuid, "name": name, "reason": f"skipped: {error}"})
+                self._left_out.append(drive.ref)
+        except (XapiFailure, TrackingStaysOff) as error:
+            self._fail_drive(drive, error)
+        return None
 
     def _plan_disk(self, disk: DiskSnapshot, trouble: str | None) -> DiskWork | None:
-        live = self._session.call("VDI.get_record", disk.live_ref)
-        if not live["cbt_enabled"] and trouble is None:
+        if trouble is None and not is_on(self._session, disk.live_ref):
             trouble = "changed-block tracking was switched off while the snapshot was taken"
         repository = self._context.repository
         last = None
@@ -186,6 +212,9 @@ class _VmPlanner:
             return None
         name = self._disk_name(disk.name, disk.live_uuid)
         log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, _because(changes.reason))
+        compared_with = None
+        if changes.mode == "full" and last is not None:
+            compared_with = keep_comparison(repository, self._run, name, changes.plan, last)
         return DiskWork(
             run=self._run,
             vm=self._vm_uuid,
@@ -206,11 +235,19 @@ class _VmPlanner:
                 "reason": changes.reason,
                 "changed_bytes": changes.plan.changed_bytes,
                 "incremental_to": changes.parent.snapshot if changes.parent else None,
+                "compared_with": compared_with,
             },
             plan=changes.plan.pack(),
             attempts=self._request.retry.attempts,
             give_up_after=self._request.retry.give_up_after,
         )
+
+    def _fail_drive(self, drive: Drive, error: CbtfleetError) -> None:
+        assert drive.vdi is not None
+        self._left_out.append(drive.ref)
+        if isinstance(error, XapiFailure) and error.code.startswith("SR_"):
+            error = CbtfleetError(f'{error}; it is on storage "{drive.sr.get("name_label")}"')
+        self._fail(drive.vdi["uuid"], drive.vdi["name_label"], error)
 
     def _fail(self, disk: str, name: str, error: CbtfleetError) -> None:
         line = f"{self._disk_name(name, disk)}: {error}"
@@ -223,3 +260,14 @@ class _VmPlanner:
 
 def _because(reason: str | None) -> str:
     return f" ({reason})" if reason else ""
+
+
+def _each_once(disks: Iterable[DiskSnapshot]) -> list[DiskSnapshot]:
+    """A VDI that is attached twice is snapshotted twice."""
+    return list({disk.live_uuid: disk for disk in reversed([*disks])}.values())[::-1]
+
+
+def _names(failure: XapiFailure, drive: Drive) -> bool:
+    """Whether the failure's parameters name the drive's disk, or its storage."""
+    storage = drive.vdi["SR"] if drive.vdi is not None else ""
+    return drive.ref in failure.params or storage in failure.params

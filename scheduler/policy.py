@@ -22,7 +22,7 @@ class _Strict(BaseModel):
 
 
 class Selector(_Strict):
-    """VMs by tag, by name (globs) or by uuid; a VM that matches any of them is meant."""
+    """VMs, or disks, by tag, by name (globs) or by uuid; one that matches any of them is meant."""
 
     tags: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -90,10 +90,17 @@ class Retry(_Strict):
     give_up_after: float = Field(default=3600.0, gt=0)
 
 
+Untracked = Literal["full", "skip", "fail"]
+"""What becomes of a disk whose changed blocks cannot be tracked: all of it is read every night, it is left
+out with that reason, or it fails."""
+
+
 class Policy(_Strict):
     pool: str
     include: Selector
     exclude: Selector = Selector()
+    exclude_disks: Selector = Selector()
+    without_tracking: Untracked = "full"
     schedule: str | None = None
     timezone: str = "UTC"
     window: Window | None = None

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from scheduler.policy import Policy, Retry, Selector, parse_policies
+from scheduler.policy import Policy, Retry, Selector, Untracked, parse_policies
 from workers.errors import ConfigurationError
 from workers.settings import Settings
 
@@ -44,11 +44,14 @@ class RunRequest:
     retry: Retry = field(default_factory=Retry)
     night: Night | None = None
     """None: a person began it, and nothing but a person stops it."""
+    exclude_disks: Selector = field(default_factory=Selector)
+    without_tracking: Untracked = "full"
 
     def as_facts(self) -> dict[str, Any]:
         facts = asdict(self)
         facts["include"] = self.include.model_dump()
         facts["exclude"] = self.exclude.model_dump()
+        facts["exclude_disks"] = self.exclude_disks.model_dump()
         facts["retry"] = self.retry.model_dump()
         return facts
 
@@ -61,7 +64,9 @@ class RunRequest:
             include=Selector.model_validate(facts["include"]),
             exclude=Selector.model_validate(facts["exclude"]),
             weight=facts["weight"],
-            # a run that an older version recorded has neither
+            # a run that an older version recorded has none of these
+            exclude_disks=Selector.model_validate(facts.get("exclude_disks", {})),
+            without_tracking=facts.get("without_tracking", "full"),
             retry=Retry.model_validate(facts.get("retry", {})),
             night=Night(**facts["night"]) if facts.get("night") else None,
         )
@@ -87,6 +92,8 @@ def request_from_policy(settings: Settings, name: str) -> RunRequest:
         policy=name,
         include=policy.include,
         exclude=policy.exclude,
+        exclude_disks=policy.exclude_disks,
+        without_tracking=policy.without_tracking,
         weight=policy.weight,
         retry=policy.retry,
     )

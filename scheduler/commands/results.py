@@ -39,7 +39,7 @@ def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result without its disks, for lists of runs."""
-    disks = result["disks"]
+    disks = [disk for disk in result["disks"] if not _is_skipped(disk)]
     facts = {key: result.get(key) for key in ("run", "status", "policy", "pool", "started", "ended", "error")}
     return facts | {
         "disks": len(disks),
@@ -47,6 +47,10 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "read_bytes": sum(disk.get("read_bytes") or 0 for disk in disks),
         "stored_bytes": sum(disk.get("stored_bytes") or 0 for disk in disks),
     }
+
+
+def _is_skipped(disk: Mapping[str, Any]) -> bool:
+    return disk.get("mode") is None and not disk.get("error")
 
 
 def _speed(disk: Mapping[str, Any]) -> str:
@@ -74,3 +78,5 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
             console.print(f"  {disk['vm']} {disk['vdi'] or ''}: {disk['error']}", markup=False)
         elif disk.get("mode") == "full" and disk.get("reason"):
             console.print(f"  {disk['vm']} {disk['vdi']}: full, because {disk['reason']}", markup=False)
+        elif disk.get("reason") and _is_skipped(disk):
+            console.print(f"  {disk['vm']} {disk['vdi'] or ''}: {disk['reason']}", markup=False)

@@ -58,7 +58,7 @@ def _subject(result: Mapping[str, Any], remarks: bool) -> str:
     failed = sum(bool(row.get("error")) for row in result["disks"])
     status = str(result["status"])
     if status == "partial":
-        status += f", {failed} of {len(result['disks'])} failed"
+        status += f", {failed} of {sum(not _is_skipped(row) for row in result['disks'])} failed"
     elif status == "succeeded" and remarks:
         status += ", with remarks"
     return " ".join(f"cbtfleet: {what} on pool {result.get('pool')}: {status}".split())
@@ -75,7 +75,7 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
         late = (_time(started) - _time(result["slot"])).total_seconds()
         if late >= 120:
             yield f"It was due at {result['slot']} and began {duration(late)} late."
-    rows = result["disks"]
+    rows = [row for row in result["disks"] if not _is_skipped(row)]
     if rows:
         read, stored = (sum(row.get(key) or 0 for row in rows) for key in ("read_bytes", "stored_bytes"))
         disks = "1 disk" if len(rows) == 1 else f"{len(rows)} disks"
@@ -92,12 +92,18 @@ def _failed(result: Mapping[str, Any]) -> Iterator[str]:
 def _disk(row: Mapping[str, Any]) -> str:
     if row.get("error"):
         return f"{_name(row)}: failed, see above"
+    if _is_skipped(row):
+        return f"{_name(row)}: {row['reason']}"
     why = f", because {row['reason']}" if row.get("reason") else ""
     line = f"{_name(row)}: {row['mode']}{why}; {size(row['changed_bytes'])} changed"
     line += f", {size(row['stored_bytes'])} stored in {duration(row['seconds'])}"
     if row.get("bytes_per_second"):
         line += f" ({size(row['bytes_per_second'])}/s)"
     return f"{line}, restore point {row['point']}"
+
+
+def _is_skipped(row: Mapping[str, Any]) -> bool:
+    return row.get("mode") is None and not row.get("error")
 
 
 def _name(row: Mapping[str, Any]) -> str:
