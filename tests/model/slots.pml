@@ -41,14 +41,16 @@
 #define NOTHING 255
 
 /* -- the ledger. `left` counts down to the end of the slot's state; 0: it has expired.
- * `before`: the slot has been in this state since before the census was asked for. `seen`: its holder has had its
- * connection (opened, take or commit said so, not a renewal). */
+ * `before`: what the slot was when the census was asked for, and still is. `seen`: its holder has had its connection
+ * (opened, take or commit said so, not a renewal). */
 #define FREE 0
 #define GRANTED 1
 #define OPENING 2
 #define HELD 3
 #define QUARANTINE 4
-typedef Slot { byte state; byte fence; byte left; bit before; bit seen }
+#define SINCE_BEFORE 1 /* HELD and seen, or in QUARANTINE */
+#define RESTED_BEFORE 2 /* in QUARANTINE, and its rest was over */
+typedef Slot { byte state; byte fence; byte left; byte before; bit seen }
 Slot slot[CAP];
 byte barrier; /* ticks left of it */
 
@@ -81,11 +83,14 @@ bit asked_late; /* it was asked for after the barrier's end */
 bit counted; /* since the last barrier's end */
 byte unaccounted;
 
+#ifdef RESTARTS
+byte restarts;
+#endif
 bit calm; /* faults have stopped, and every worker has ended */
 byte quiet; /* ticks since */
 bit calm_counted;
 
-byte i, n, chosen, used, connections, held, excess;
+byte i, n, chosen, used, connections, held, excess, resting;
 byte yes;
 
 /* What an order cannot matter for is put in order, so that states which mean the same are one state: workers and
@@ -95,6 +100,7 @@ c_decl {
 \#include <string.h>
 	extern int readtrail;
 	static int name_of[8] = { 0, 1, 2, 3, 4, 5, 6, 7 }; /* of workers, for the replay of a counterexample */
+	static int name_of_slot = 0; /* of slot 0 */
 }
 c_code {
 	static void swap_workers(int a, int b)
@@ -110,9 +116,29 @@ c_code {
 	{
 		return ((now.worker[w].at * 8 + now.worker[w].slot) * 64 + now.worker[w].fence) * 16 + now.worker[w].age;
 	}
+	static int slot_key(int s)
+	{
+		return ((now.slot[s].state * 8 + now.slot[s].left) * 4 + now.slot[s].before) * 2 + now.slot[s].seen;
+	}
 	static void settle(void)
 	{
 		int s, w, m, v, live[64], rank[64], next;
+#ifndef CONFIRMED
+		for (s = 0; s < CAP; s++) now.slot[s].seen = now.slot[s].before = 0;
+#endif
+		for (s = 0; s < CAP; s++)
+			if (now.slot[s].state == QUARANTINE && !now.slot[s].left && now.slot[s].before != SINCE_BEFORE) now.slot[s].seen = 0;
+#if CAP == 2
+		if (slot_key(0) < slot_key(1)) {
+			uchar keep[sizeof(now.slot[0])];
+			memcpy(keep, &now.slot[0], sizeof keep);
+			memcpy(&now.slot[0], &now.slot[1], sizeof keep);
+			memcpy(&now.slot[1], keep, sizeof keep);
+			for (w = 0; w < WORKERS; w++) if (now.worker[w].at) now.worker[w].slot = 1 - now.worker[w].slot;
+			for (m = 0; m < MESSAGES; m++) if (now.message[m].fence) now.message[m].slot = 1 - now.message[m].slot;
+			if (readtrail) name_of_slot = 1 - name_of_slot;
+		}
+#endif
 		for (w = 0; w < WORKERS; w++)
 			for (v = 0; v + 1 < WORKERS - w; v++)
 				if (worker_key(v) < worker_key(v + 1)) swap_workers(v, v + 1);
@@ -139,24 +165,26 @@ c_code {
 					now.message[v].fence = now.message[v + 1].fence; now.message[v].slot = now.message[v + 1].slot;
 					now.message[v + 1].fence = f; now.message[v + 1].slot = p;
 				}
-		now.i = now.n = now.chosen = now.used = now.connections = now.held = now.excess = now.yes = 0;
+		now.i = now.n = now.chosen = now.used = now.connections = now.held = now.excess = now.resting = now.yes = 0;
 	}
 	static const char *slot_state[] = { "FREE", "GRANTED", "OPENING", "HELD", "QUARANTINE" };
 	static const char *place[] = { "idle", "claimed", "looked", "accepted", "plugged", "opened" };
 	static void say(const char *what, int w)
 	{
-		int s;
+		int s, v;
 		if (!readtrail) return;
 		printf("  %-34s", what);
-		if (w >= 0) printf(" worker %c, slot %d", 'A' + name_of[w], now.worker[w].slot);
+		if (w >= 0) printf(" worker %c, slot %d", 'A' + name_of[w], name_of_slot ^ now.worker[w].slot);
 		else printf("                 ");
 		printf(" |");
-		for (s = 0; s < CAP; s++)
-			printf(" %s/%d f%d%s", slot_state[now.slot[s].state], now.slot[s].left, now.slot[s].fence, now.slot[s].before ? "*" : "");
+		for (s = 0; s < CAP; s++) {
+			v = CAP == 2 ? s ^ name_of_slot : s;
+			printf(" %s/%d f%d%s%s", slot_state[now.slot[v].state], now.slot[v].left, now.slot[v].fence, now.slot[v].seen ? "+" : "", now.slot[v].before == RESTED_BEFORE ? "**" : now.slot[v].before ? "*" : "");
+		}
 		printf(" |");
 		for (s = 0; s < WORKERS; s++)
-			if (now.worker[s].at) printf(" %c:%s@%d f%d age %d", 'A' + name_of[s], place[now.worker[s].at], now.worker[s].slot, now.worker[s].fence, now.worker[s].age);
-		printf(" | barrier %d census %d unaccounted %d\n", now.barrier, now.census, now.unaccounted);
+			if (now.worker[s].at) printf(" %c:%s@%d f%d age %d", 'A' + name_of[s], place[now.worker[s].at], name_of_slot ^ now.worker[s].slot, now.worker[s].fence, now.worker[s].age);
+		printf(" | barrier %d census %d plugged %d counted %d unaccounted %d\n", now.barrier, now.census, now.plugged, now.counted, now.unaccounted);
 	}
 }
 #define SAY(what) c_code { say(what, -1); }
@@ -167,52 +195,58 @@ inline move(which, next_state, for_ticks)
 	slot[which].state = next_state;
 	slot[which].left = for_ticks;
 	slot[which].before = 0;
-	slot[which].seen = 0
+	slot[which].seen = slot[which].seen && next_state == QUARANTINE
 }
 
 /* Sets `connections`: what the host counts. */
 inline count_connections()
 {
-	connections = 0;
-	for (i : 0 .. WORKERS - 1) { connections = connections + (worker[i].at >= ACCEPTED -> 1 : 0) }
-	for (i : 0 .. LATE - 1) { connections = connections + closing[i] + closing_plugged[i] }
+	d_step {
+		connections = 0;
+		for (i : 0 .. WORKERS - 1) { connections = connections + (worker[i].at >= ACCEPTED -> 1 : 0) }
+		for (i : 0 .. LATE - 1) { connections = connections + closing[i] + closing_plugged[i] }
+	}
 }
 
 /* The ledger's answer to worker n: `yes` when it holds its slot. The table above `own` in prelude/slot.lua.
  * `connected`: the call shows that the caller has its connection (opened, take, commit), a renewal does not. */
 inline own(w, connected)
 {
-	yes = 0;
-	if
-#ifdef NO_FENCE
-	:: slot[worker[w].slot].state == OPENING || slot[worker[w].slot].state == HELD -> yes = 1
-#endif
-	:: else ->
+	d_step {
+		yes = 0;
 		if
-		:: slot[worker[w].slot].fence == worker[w].fence &&
-			(slot[worker[w].slot].state == OPENING || slot[worker[w].slot].state == HELD) -> yes = 1
-		:: slot[worker[w].slot].fence == worker[w].fence && slot[worker[w].slot].state == GRANTED && barrier > 0 -> yes = 2
-		:: slot[worker[w].slot].fence < worker[w].fence && barrier > 0 -> yes = 2
-		:: else
-		fi
-	fi;
-	if
-	:: yes == 2 ->
-#ifdef NO_REASSERTION
-		skip /* told to go on, and not written down */
-#elif defined(FENCE_FORGOTTEN)
-		yes = 0
-#else
-		slot[worker[w].slot].fence = worker[w].fence;
-		move(worker[w].slot, HELD, LEASE);
-		slot[worker[w].slot].seen = connected;
-		yes = 1
+#ifdef NO_FENCE
+		:: slot[worker[w].slot].state == OPENING || slot[worker[w].slot].state == HELD -> yes = 1
 #endif
-	:: yes == 1 && slot[worker[w].slot].state == HELD && connected -> slot[worker[w].slot].seen = 1
-	:: else
-	fi;
-	/* A forgotten stream goes on: who kept its lease is not told to cut because Redis forgot. */
-	assert(!(yes == 0 && barrier > 0 && worker[w].age <= CUT_AFTER))
+		:: else ->
+			if
+			:: slot[worker[w].slot].fence == worker[w].fence &&
+				(slot[worker[w].slot].state == OPENING || slot[worker[w].slot].state == HELD) -> yes = 1
+			:: slot[worker[w].slot].fence == worker[w].fence && slot[worker[w].slot].state == GRANTED && barrier > 0 -> yes = 2
+			:: slot[worker[w].slot].fence < worker[w].fence && barrier > 0 -> yes = 2
+			:: else
+			fi
+		fi;
+		if
+		:: yes == 2 ->
+#ifdef NO_REASSERTION
+			skip /* told to go on, and not written down */
+#elif defined(FENCE_FORGOTTEN)
+			yes = 0
+#else
+			slot[worker[w].slot].fence = worker[w].fence;
+			move(worker[w].slot, HELD, LEASE);
+			slot[worker[w].slot].seen = connected;
+			yes = 1
+#endif
+		:: yes == 1 && slot[worker[w].slot].state == HELD && connected -> slot[worker[w].slot].seen = 1
+		:: else
+		fi;
+		/* A forgotten stream goes on: who kept its lease is not told to cut because Redis forgot. */
+#ifndef ONLY_THE_CAP
+		assert(!(yes == 0 && barrier > 0 && worker[w].age <= CUT_AFTER))
+#endif
+	}
 }
 
 /* Worker w has no connection any more; the host counts it for less than `late` ticks from now. */
@@ -227,9 +261,15 @@ inline disconnect(w, late)
 
 inline forget(w) { worker[w].at = IDLE; worker[w].slot = 0; worker[w].fence = 0; worker[w].age = 0 }
 
+/* A failed open is released too, so this is no proof of a connection. */
+#ifdef RELEASE_PROVES
+#define RELEASED_OPEN 1
+#else
+#define RELEASED_OPEN 0
+#endif
 inline release(w, rest)
 {
-	own(w, 1);
+	own(w, RELEASED_OPEN);
 	if
 	:: yes && rest == 0 -> move(worker[w].slot, FREE, 0)
 	:: yes && rest > 0 -> move(worker[w].slot, QUARANTINE, rest)
@@ -239,86 +279,89 @@ inline release(w, rest)
 
 inline free_slots()
 {
-	used = 0; chosen = NOTHING;
-	for (i : 0 .. CAP - 1) {
+	d_step {
+		used = 0; chosen = NOTHING;
+		for (i : 0 .. CAP - 1) {
+			if
+			:: slot[i].state != FREE -> used++
+			:: slot[i].state == FREE && chosen == NOTHING -> chosen = i
+			:: else
+			fi
+		}
+#ifdef CONFIRMED
 		if
-		:: slot[i].state != FREE -> used++
-		:: slot[i].state == FREE && chosen == NOTHING -> chosen = i
+		:: used + unaccounted >= CAP -> chosen = NOTHING
+#ifndef NO_COUNT_AFTER_BARRIER
+		:: !counted -> chosen = NOTHING
+#endif
 		:: else
 		fi
+#endif
 	}
-#ifdef CONFIRMED
-	if
-	:: used + unaccounted >= CAP -> chosen = NOTHING
-#ifndef NO_COUNT_AFTER_BARRIER
-	:: !counted -> chosen = NOTHING
-#endif
-	:: else
-	fi
-#endif
 }
 
 /* A slot that a mere renewal re-asserted may have no connection yet: it must not explain another one's disk. */
 #ifdef REASSERTED_COUNTS
-#define COUNTS_AS_HELD(i) true
+#define KNOWN_OPEN(i) true
 #else
-#define COUNTS_AS_HELD(i) slot[i].seen
+#define KNOWN_OPEN(i) slot[i].seen
 #endif
-/* Nor may a slot whose connection ended lately: the host may count that one beside what was listed. */
-#ifdef UNRESTED_EXPLAINS
-#define RESTED(i) true
+#ifdef HELD_SINCE_COUNTS
+#define EXPLAINS(i) (slot[i].state == HELD)
 #else
-#define RESTED(i) (slot[i].left == 0 && slot[i].before)
+#define EXPLAINS(i) (slot[i].state == HELD && slot[i].before)
+#endif
+/* A slot that still rests covers a disk only if its connection had been seen, and had ended before the question: then
+ * its disk is among the listed ones or the host counts it no more. Else the host may count it beside them. */
+#if defined(RESTING_COVERS_LATE)
+#define COVERS(i) slot[i].seen
+#elif defined(RESTING_COVERS_UNOPENED)
+#define COVERS(i) (slot[i].before == SINCE_BEFORE)
+#else
+#define COVERS(i) (slot[i].before == SINCE_BEFORE && slot[i].seen)
 #endif
 
 /* Ledger.counted */
 inline report()
 {
-	held = 0; used = 0;
+	d_step {
+		held = 0; resting = 0;
+		for (i : 0 .. CAP - 1) {
+			if
+			:: EXPLAINS(i) -> held++
+			:: slot[i].state == QUARANTINE && slot[i].before != RESTED_BEFORE && COVERS(i) -> resting++
+			:: else
+			fi
+		}
+		excess = (plugged > held -> plugged - held : 0);
+		n = 0
+	}
 	for (i : 0 .. CAP - 1) {
 		if
-#ifdef COUNT_HELD_SINCE
-		:: slot[i].state == HELD -> held++
+		:: slot[i].state == QUARANTINE && slot[i].before == RESTED_BEFORE ->
+			if
+			:: move(i, FREE, 0) /* its snapshot is not among those plugged, or enough slots stay */
+			:: n < excess -> n++
+			fi
+		:: else
+		fi
+	}
+	skip;
+	d_step {
+		unaccounted = (excess > n + resting -> excess - n - resting : 0);
+#ifndef OLD_ANSWER_BELIEVED
+		if
+		:: asked_late && barrier == 0 -> counted = 1
+		:: else
+		fi;
 #else
-		:: slot[i].state == HELD && slot[i].before -> held++
+		counted = 1;
 #endif
-		:: slot[i].state == QUARANTINE && RESTED(i) -> used++
-		:: else
-		fi
-	}
-	excess = (plugged > held -> plugged - held : 0);
-	unaccounted = (excess > used -> excess - used : 0);
-	/* "all but `excess`": which of them is known by their snapshots only roughly, so: any. */
-	n = 0;
-	for (i : 0 .. CAP - 1) {
-		if
-		:: slot[i].state == QUARANTINE && slot[i].left == 0 && slot[i].before -> n++
-		:: else
-		fi
-	}
-	n = (n > excess -> n - excess : 0);
-	if
-	:: for (i : 0 .. CAP - 1) {
-		if
-		:: n > 0 && slot[i].state == QUARANTINE && slot[i].left == 0 && slot[i].before -> move(i, FREE, 0); n--
-		:: else
-		fi
-	   }
-#if CAP > 1
-	:: for (i : 0 .. CAP - 1) {
-		if
-		:: n > 0 && slot[CAP - 1 - i].state == QUARANTINE && slot[CAP - 1 - i].left == 0 && slot[CAP - 1 - i].before ->
-			move(CAP - 1 - i, FREE, 0); n--
-		:: else
-		fi
-	   }
+#ifndef NO_COUNT_AFTER_BARRIER
+		unaccounted = (counted -> unaccounted : 0); /* no slot is granted before it is counted anew */
 #endif
-	fi;
-	if
-	:: asked_late && !(barrier > 0) -> counted = 1
-	:: else
-	fi;
-	end_census()
+		end_census()
+	}
 }
 
 inline end_census()
@@ -329,38 +372,47 @@ inline end_census()
 
 inline list_plugged()
 {
-	plugged = 0;
-	for (i : 0 .. WORKERS - 1) { plugged = plugged + (worker[i].at >= PLUGGED -> 1 : 0) }
-	for (i : 0 .. LATE - 1) { plugged = plugged + closing_plugged[i] }
+	d_step {
+		plugged = 0;
+		for (i : 0 .. WORKERS - 1) { plugged = plugged + (worker[i].at >= PLUGGED -> 1 : 0) }
+		for (i : 0 .. LATE - 1) { plugged = plugged + closing_plugged[i] }
+	}
 }
 
 inline ask()
 {
 	census = 1;
 	asked_late = (barrier == 0);
-	for (i : 0 .. CAP - 1) { slot[i].before = ((slot[i].state == HELD && COUNTS_AS_HELD(i)) || slot[i].state == QUARANTINE) }
+	for (i : 0 .. CAP - 1) {
+		slot[i].before = (slot[i].state == QUARANTINE && slot[i].left == 0 -> RESTED_BEFORE :
+			((slot[i].state == HELD && KNOWN_OPEN(i)) || slot[i].state == QUARANTINE))
+	}
 }
 
 /* Sets `yes` when the ledger would hand out a census. */
 inline census_due()
 {
-	yes = (!counted || unaccounted > 0);
-	for (i : 0 .. CAP - 1) { yes = yes || (slot[i].state == QUARANTINE && slot[i].left == 0) }
+	d_step {
+		yes = (!counted || unaccounted > 0); /* not in a barrier: then no slot is granted either */
+		for (i : 0 .. CAP - 1) { yes = yes || (slot[i].state == QUARANTINE && slot[i].left == 0) }
+	}
 }
 
 /* Sets `chosen` to a slot that sweep would move. */
 inline expired()
 {
-	chosen = NOTHING;
-	for (i : 0 .. CAP - 1) {
-		if
-		:: slot[i].left == 0 && (slot[i].state == OPENING || slot[i].state == HELD) -> chosen = i
-		:: slot[i].left == 0 && slot[i].state == GRANTED && barrier == 0 -> chosen = i
+	d_step {
+		chosen = NOTHING;
+		for (i : 0 .. CAP - 1) {
+			if
+			:: slot[i].left == 0 && (slot[i].state == OPENING || slot[i].state == HELD) -> chosen = i
+			:: slot[i].left == 0 && slot[i].state == GRANTED && barrier == 0 -> chosen = i
 #ifndef CONFIRMED
-		:: slot[i].left == 0 && slot[i].state == QUARANTINE -> chosen = i
+			:: slot[i].left == 0 && slot[i].state == QUARANTINE -> chosen = i
 #endif
-		:: else
-		fi
+			:: else
+			fi
+		}
 	}
 }
 
@@ -386,7 +438,11 @@ inline roll_back(s)
 	if
 	:: skip /* nothing was lost of this slot */
 	:: n < slot[s].fence -> move(s, FREE, 0); slot[s].fence = n
-	:: n < slot[s].fence || slot[s].state == FREE -> move(s, QUARANTINE, QUARANTINE_TIME); slot[s].fence = n
+	:: n < slot[s].fence || slot[s].state == FREE -> move(s, QUARANTINE, QUARANTINE_TIME); slot[s].fence = n;
+		if
+		:: slot[s].seen = 1
+		:: skip
+		fi
 	:: n < slot[s].fence || slot[s].state == FREE || slot[s].state > HELD ->
 		move(s, HELD, LEASE); slot[s].fence = n; slot[s].seen = 1
 	:: n < slot[s].fence || slot[s].state == FREE || slot[s].state > OPENING ->
@@ -481,9 +537,11 @@ inline message_event()
 			worker[WORKERS - 1].slot = message[n].slot;
 			worker[WORKERS - 1].fence = message[n].fence;
 			worker[WORKERS - 1].age = 0;
+#ifndef ONLY_THE_CAP
 			for (i : 0 .. WORKERS - 2) {
 				assert(!(worker[i].at > IDLE && worker[i].slot == message[n].slot && worker[i].fence == message[n].fence))
 			}
+#endif
 			if
 			:: message[n].fence = 0; message[n].slot = 0; SAY("claim")
 			:: SAY("claim; the message comes again")
@@ -605,7 +663,7 @@ active proctype fleet()
 		fi;
 		c_code { settle(); } }
 #ifdef CONFIRMED
-	:: atomic { !calm && census == 0 ->
+	:: atomic { !calm && census == 0 && barrier == 0 ->
 		census_due();
 		if
 		:: yes -> ask(); SAY("census asked")
@@ -615,23 +673,29 @@ active proctype fleet()
 	:: atomic { census == 1 -> list_plugged(); census = 2; SAY("census lists the plugged disks"); c_code { settle(); } }
 	:: atomic { census == 2 -> report(); SAY("census reported"); c_code { settle(); } }
 	:: atomic { census > 0 -> end_census(); SAY("census never reported"); c_code { settle(); } }
-	:: atomic { calm && !calm_counted ->
+	:: atomic { calm && !calm_counted && barrier == 0 ->
 		ask(); list_plugged(); report();
 		calm_counted = 1; SAY("a census"); c_code { settle(); } }
 #endif
 #ifndef NO_RESTART
-	:: atomic { !calm -> /* one slot is rolled back; when it was both, this comes twice in the same moment */
-		if
-		:: chosen = 0
-#if CAP > 1
-		:: chosen = 1
+#ifdef RESTARTS
+	:: atomic { !calm && restarts < RESTARTS -> restarts++;
+#else
+	:: atomic { !calm ->
 #endif
-		fi;
-		roll_back(chosen);
+		chosen = 0;
+		do
+		:: chosen < CAP -> roll_back(chosen); chosen++
+		:: else -> break
+		od;
 #ifndef NO_BARRIER
 		barrier = BARRIER;
 #endif
-		counted = 0; asked_late = 0; SAY("Redis restarts"); c_code { settle(); } }
+		counted = 0; asked_late = 0;
+#ifndef NO_COUNT_AFTER_BARRIER
+		unaccounted = 0;
+#endif
+		SAY("Redis restarts"); c_code { settle(); } }
 #endif
 	:: atomic { !(calm && quiet == LEASE + LATE) ->
 		may_tick();
