@@ -17,6 +17,7 @@ from typing import Any
 
 from scheduler.after_run import after_run
 from scheduler.cleanup import clean_up_vm
+from scheduler.comparing import compared_point
 from scheduler.context import ControlContext
 from scheduler.patience import with_patience
 from scheduler.recorded import VmRecord
@@ -141,6 +142,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
     if facts["mode"] == "incremental":
         parent = context.repository.disk_of_snapshot(vm_uuid, disk.disk, facts["incremental_to"])
     plan = context.repository.plan(run, disk.disk)
+    earlier = compared_point(context.repository, vm_uuid, disk.disk, facts)
     return DiskPoint(
         vdi=disk.disk,
         name=facts["name"],
@@ -153,7 +155,7 @@ def _disk_point(context: ControlContext, run: str, vm_uuid: str, disk: DiskProgr
         changed_bytes=facts["changed_bytes"],
         read_bytes=disk.read_bytes,
         stored_bytes=disk.stored_bytes,
-        segments=context.repository.write_segments(run, disk.disk, plan, parent),
+        segments=context.repository.write_segments(run, disk.disk, plan, parent, earlier),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from scheduler.cbt_switch import CannotTrack, TrackingStaysOff, is_on, switch_on
 from scheduler.changes import BadBitmap, changes_since
+from scheduler.comparing import keep_comparison
 from scheduler.context import ControlContext
 from scheduler.disk_choice import Drive, choose_drives, read_drives
 from scheduler.recorded import VmRecord
@@ -211,6 +212,9 @@ class _VmPlanner:
             return None
         name = self._disk_name(disk.name, disk.live_uuid)
         log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, _because(changes.reason))
+        compared_with = None
+        if changes.mode == "full" and last is not None:
+            compared_with = keep_comparison(repository, self._run, name, changes.plan, last)
         return DiskWork(
             run=self._run,
             vm=self._vm_uuid,
@@ -231,6 +235,7 @@ class _VmPlanner:
                 "reason": changes.reason,
                 "changed_bytes": changes.plan.changed_bytes,
                 "incremental_to": changes.parent.snapshot if changes.parent else None,
+                "compared_with": compared_with,
             },
             plan=changes.plan.pack(),
             attempts=self._request.retry.attempts,

@@ -61,8 +61,8 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def sink_server() -> Iterator[int]:
-    command = [sys.executable, "-m", "tests.benchmarks.sink"]
+def sink_server(*folder: str) -> Iterator[int]:
+    command = [sys.executable, "-m", "tests.benchmarks.sink", *folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -88,13 +88,14 @@ def prepare(folder: Path, size: int) -> Path:
     return image
 
 
-def one_stream(folder: Path, port: int, sink: int, *, check: bool) -> dict[str, float]:
+def one_stream(folder: Path, port: int, sink: int, *, check: bool, **more: str) -> dict[str, float]:
     wanted = {
         "port": port,
         "certificate": f"{folder}/server-cert.pem",
         "folder": str(folder),
         "endpoint": f"http://127.0.0.1:{sink}",
         "check": check,
+        **more,
     }
     command = [sys.executable, "-m", "tests.benchmarks.one_stream", json.dumps(wanted)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)

@@ -17,10 +17,13 @@ from typing import Any
 from workers.extents import Plan
 from workers.fleet import Next, Verdict
 from workers.nbd import Tls, connect
-from workers.repository import PackWriter, WorkerKeys, load_worker_keys
+from workers.repository import KnownHashes, PackWriter, load_worker_keys
 from workers.repository.open import open_store
 from workers.settings import RepositorySettings
 from workers.transfer import Transfer
+
+DISK = "bench-disk"
+RUN = "bench-run"
 
 
 class Counter:
@@ -54,20 +57,32 @@ def _memory(what: str) -> int:
 
 
 def measure(wanted: dict[str, Any]) -> dict[str, float]:
-    """`wanted`: port, certificate, folder (of the keys), endpoint, check."""
+    """`wanted`: port, certificate, folder (of the keys), endpoint, check; compared_with for a re-baseline."""
     local = RepositorySettings.model_validate(
         {"url": f"file://{wanted['folder']}/store", "public_key_file": f"{wanted['folder']}/public.key"}
     )
     keys = load_worker_keys(open_store(local), local)
     remote = RepositorySettings(url="s3://bench", endpoint_url=wanted["endpoint"])
     store = open_store(remote)
+    known = None
+    if "compared_with" in wanted:
+        known = KnownHashes(store, keys, run=RUN, disk=DISK, snapshot=wanted["compared_with"])
     tls = Tls("certificate", Path(wanted["certificate"]).read_text().rstrip("\n"), "localhost")
     with connect("127.0.0.1", wanted["port"], "disk", tls) as connection:
         plan = Plan.full(connection.size)
         source = Counter(plan.batches)
 
         def new_pack(batch: int) -> PackWriter:
-            return _pack_writer(keys, batch, connection.size, wanted["check"])
+            return PackWriter(
+                keys,
+                disk=DISK,
+                run=RUN,
+                batch=batch,
+                virtual_size=connection.size,
+                level=1,
+                check=wanted["check"],
+                known=known.of(batch) if known else b"",
+            )
 
         before = _memory("VmRSS")
         begun, cpu = time.monotonic(), cpu_seconds()
@@ -83,12 +98,6 @@ def measure(wanted: dict[str, Any]) -> dict[str, float]:
         "stored": source.stored_bytes,
         "memory": _memory("VmHWM") - before,
     }
-
-
-def _pack_writer(keys: WorkerKeys, batch: int, size: int, check: bool) -> PackWriter:
-    return PackWriter(
-        keys, disk="bench-disk", run="bench-run", batch=batch, virtual_size=size, level=1, check=check
-    )
 
 
 if __name__ == "__main__":

@@ -195,8 +195,24 @@ class Reader:
             (block,) = struct.unpack_from("<Q", index, 16 + 8 * row)
             (length,) = struct.unpack_from("<I", index, 16 + 8 * count + 4 * row)
             digest = index[16 + 13 * count + 16 * row :][:16]
-            found.append((block, offset, length, index[16 + 12 * count + row], digest))
+            kind = index[16 + 12 * count + row]
+            if kind > 3 or (length == 0) != (kind >= 2):
+                raise ValueError("kind")
+            found.append((block, offset, length, kind, digest))
             offset += length
         if offset != frames_end:
             raise ValueError("frames do not end where they should")
         return virtual_size, found
+
+    # Section 9: the hashes of one batch
+
+    def known_hashes(self, key: str, batch: int, snapshot: str) -> list[bytes]:
+        _, run, disk, number = key.split("/")
+        record = self.object(key)[8240 * (batch - 512 * int(number)) :][:8240]
+        salt, sealed = record[:32], record[32:]
+        place = self.binding("known", run, disk, batch, snapshot)
+        if self.encrypted:
+            hashes = AESGCM(hkdf(self.hash_key, place, salt)).decrypt(bytes(12), sealed, None)
+        else:
+            hashes = self.unmark(sealed, 0, place + b"\0" + salt)
+        return [hashes[start : start + 16] for start in range(0, len(hashes), 16)]
