@@ -89,7 +89,7 @@ def examine(settings: Settings, settings_file: Path, *, all_of_them: bool = Fals
                 partial(look_at_policy, name, policy, facts, kept, all_of_them),
                 LOOK_SECONDS,
             )
-            found += checks_of(policy_subject(name), "policy", look.result)
+            found += checks_of(policy_subject(name), "policy.vms", look.result)
     return found
 
 

@@ -155,19 +155,17 @@ def check_tonight(name: str, disks: Sequence[DiskTonight], *, all_of_them: bool)
     if modes["impossible"]:
         said += f", {modes['impossible']} not at all"
     found = [subject.ok("policy.tonight", said)]
-    for mode, check, text in (
-        ("impossible", "policy.skipped", "cannot be backed up"),
-        ("full", "policy.full", "will be read in full"),
+    for mode, group, each, text in (
+        ("impossible", "policy.skipped", "policy.skipped.disk", "cannot be backed up"),
+        ("full", "policy.full", "policy.full.disk", "will be read in full"),
     ):
         reasons = Counter(disk.reason for disk in disks if disk.mode == mode and disk.reason)
         order = sorted(reasons.items(), key=lambda item: (item[0].state == "ok", -item[1], item[0].said))
         for reason, number in order:
             said = f"{counted(number, 'disk')} {text}: {reason.said}"
-            found.append(Check(subject.title, check, reason.state, said, reason.todo))
+            found.append(Check(subject.title, group, reason.state, said, reason.todo))
             listed = [disk for disk in disks if disk.mode == mode and disk.reason == reason]
             for disk in listed if all_of_them else listed[:FEW]:
                 line = f'VM "{disk.vm_name}", disk {disk.name or disk.disk}'
-                found.append(
-                    Check(subject.title, f"{check}.disk", reason.state, line, reason.todo, disk.disk)
-                )
+                found.append(Check(subject.title, each, reason.state, line, reason.todo, disk.disk))
     return found
