@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from tests.acceptance.conftest import Fleet, FleetMaker
+from workers.fleet import Ledger
+from workers.settings import load_settings
 
 BLOCK = 65536
 ROW = [
@@ -183,12 +185,10 @@ def test_a_killed_stream_process_costs_what_it_had_in_hand(make_fleet: FleetMake
     fleet.start_all(workers=1, concurrency=1)
     run = fleet.json("backup", "--pool", "lab", "--vm", simulator.vms[0]["name"])["run"]
     fleet.wait_until(lambda: len(simulator.get("/log")["reads"]) > 100)
-    [child] = (
-        Path(f"/proc/{fleet.processes['worker0'].pid}/task/{fleet.processes['worker0'].pid}/children")
-        .read_text()
-        .split()
-    )
-    os.kill(int(child), signal.SIGKILL)
+    with closing(Ledger.open(load_settings(fleet.config, fleet.environment))) as ledger:
+        [host] = ledger.hosts()
+        [owner] = [slot.owner for slot in ledger.slots(host.pool, host.host) if slot.state == "HELD"]
+    os.kill(int(owner.rpartition("/")[2]), signal.SIGKILL)
     fleet.wait_until(lambda: "batches are given back" in fleet.logs())
     simulator.post("/fault/clear", {})
     fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended", timeout=60)

@@ -39,7 +39,8 @@ def test_a_step_that_comes_while_redis_is_away_is_one_line(
         raise LedgerUnreachable("Redis does not answer")
 
     monkeypatch.setattr(ledger, "claim_step", away)
-    StepTask(ControlContext(None, ledger, None, "test")).run(Step("run", "plan-run", "").as_message())  # type: ignore[arg-type]
+    context = ControlContext(None, ledger, None, "test")  # type: ignore[arg-type]
+    StepTask(context, lambda step, seconds: None).run(Step("run", "plan-run", "").as_message())
     ledger.close()
     [record] = caplog.records
     assert (record.levelno, record.exc_info) == (logging.WARNING, None)
