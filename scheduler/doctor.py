@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 
 from scheduler.checks.attempt import Attempt, NotInTime, checks_of
 from scheduler.checks.check import Check, State, Subject, counted
+from scheduler.checks.drives import Chosen, choose
 from scheduler.checks.keys import check_keys
 from scheduler.checks.ledger_facts import LedgerFacts, read_ledger
 from scheduler.checks.nbd import check_doors, check_networks
 from scheduler.checks.policy import (
-    Chosen,
     check_overdue,
     check_schedule,
     check_vms,
-    choose,
     last_due,
     policy_subject,
 )
@@ -41,7 +40,7 @@ from scheduler.checks.role import check_role
 from scheduler.checks.slots import FLEET, Plugged, check_connections, check_fleet, check_slots, plugged_disks
 from scheduler.checks.storage import check_storage
 from scheduler.checks.store import STORE, check_store
-from scheduler.checks.tonight import Outlook, check_tonight
+from scheduler.checks.tonight import Outlook, check_skipped, check_tonight
 from scheduler.hooks import check_hooks
 from scheduler.nights import slot_run
 from scheduler.notifications import parse_notifications
@@ -190,7 +189,9 @@ def look_at_policy(
     found += check_vms(name, chosen)
     if kept is None:
         return found
-    found += checks_of(subject, "policy.tonight", lambda: _tonight(name, chosen, facts, kept, all_of_them))
+    found += checks_of(
+        subject, "policy.tonight", lambda: _tonight(name, policy, chosen, facts, kept, all_of_them)
+    )
     due = last_due(name, policy, kept.runs, kept.open_runs, now)
     began = due is not None and slot_run(name, due) in kept.runs
     overdue = partial(
@@ -200,9 +201,14 @@ def look_at_policy(
 
 
 def _tonight(
-    name: str, chosen: Sequence[Chosen], facts: PoolFacts, kept: RepositoryFacts, all_of_them: bool
+    name: str,
+    policy: Policy,
+    chosen: Sequence[Chosen],
+    facts: PoolFacts,
+    kept: RepositoryFacts,
+    all_of_them: bool,
 ) -> list[Check]:
-    outlook = Outlook(facts)
+    outlook = Outlook(facts, policy.without_tracking)
     disks = facts.of("VDI")
     last = dict(kept.last_disks(chosen, lambda ref: str(disks[ref]["uuid"])))
     found = [
@@ -210,7 +216,10 @@ def _tonight(
         for each in chosen
         for ref in each.disks
     ]
-    return check_tonight(name, found, all_of_them=all_of_them)
+    return [
+        *check_tonight(name, found, all_of_them=all_of_them),
+        *check_skipped(name, chosen, all_of_them=all_of_them),
+    ]
 
 
 def _fail(error: CbtfleetError) -> Any:

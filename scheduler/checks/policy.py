@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from scheduler.checks.check import Check, Subject, counted
-from scheduler.checks.pool_facts import PoolFacts
+from scheduler.checks.drives import Chosen
 from scheduler.nights import newest_slot, slot_run
 from scheduler.policy import Policy
-from scheduler.requests import RunRequest
-from scheduler.selection import VmChoice, select_vms
 from workers.repository import ListedPoint
 
 FEW = 5
 """Lines of one kind on the screen; --verbose shows all."""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A VM that the policy means, with the VDI references of the disks that a backup of it takes."""
-
-    vm: VmChoice
-    disks: tuple[str, ...]
-
-
 def policy_subject(name: str) -> Subject:
     return Subject(f"policy {name}")
-
-
-def choose(name: str, policy: Policy, facts: PoolFacts) -> list[Chosen]:
-    """As the run will: the same selection, and the disks behind disk drives. Raises NotRead."""
-    request = RunRequest(pool=policy.pool, policy=name, include=policy.include, exclude=policy.exclude)
-    drives: dict[str, list[str]] = {}
-    for vbd in facts.of("VBD").values():
-        if vbd["type"] == "Disk" and not vbd.get("empty") and vbd["VDI"] in facts.of("VDI"):
-            drives.setdefault(vbd["VM"], []).append(vbd["VDI"])
-    return [Chosen(vm, tuple(sorted(drives.get(vm.ref, ())))) for vm in select_vms(request, facts.of("VM"))]
 
 
 def check_schedule(name: str, policy: Policy, now: datetime) -> list[Check]:
@@ -60,8 +39,8 @@ def check_vms(name: str, chosen: Sequence[Chosen]) -> list[Check]:
         return [subject.warning("policy.vms", "chooses no VM: nothing would be backed up", todo)]
     disks = sum(len(each.disks) for each in chosen)
     bare = sum(not each.disks for each in chosen)
-    said = f"{counted(len(chosen), 'VM')} with {counted(disks, 'disk')}"
-    return [subject.ok("policy.vms", said + (f", {bare} of them without a disk" if bare else ""))]
+    said = f"{counted(len(chosen), 'VM')} with {counted(disks, 'disk')} to back up"
+    return [subject.ok("policy.vms", said + (f", {bare} of them without any" if bare else ""))]
 
 
 def last_due(

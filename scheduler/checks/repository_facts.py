@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from scheduler.checks.policy import Chosen
+from scheduler.checks.drives import Chosen
 from workers.repository import (
     DamagedObject,
     DiskPoint,

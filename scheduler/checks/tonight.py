@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from scheduler.checks.check import Check, State, counted
+from scheduler.checks.drives import Chosen
 from scheduler.checks.policy import FEW, policy_subject
 from scheduler.checks.pool_facts import PoolFacts
 from scheduler.checks.storage import tracks_changes
+from scheduler.disk_choice import EXCLUDE_TAG, Skipped
+from scheduler.policy import Untracked
 from workers.repository import DiskPoint
 
 
@@ -48,20 +51,14 @@ BASE_OFF = Reason(
 )
 SHRUNK = Reason("the disk is smaller than at the last backup", "warning", "is it still the same disk?")
 
-SHARABLE = Reason("it is sharable: XAPI takes no snapshot of it", "failed", "exclude its VM from the policy")
-RESET = Reason(
-    "it is reset at every boot: XAPI takes no snapshot of it", "failed", "exclude its VM from the policy"
-)
-UNMANAGED = Reason(
-    "XAPI does not manage it, so takes no snapshot of it", "failed", "exclude its VM from the policy"
-)
-MISSING = Reason(
-    "its storage no longer has it", "failed", "look at the storage; detach the disk if it is lost"
-)
-ODD_TYPE = Reason(
-    "a disk of its type cannot track changed blocks", "failed", "exclude its VM from the policy"
-)
+ODD_TYPE = Reason("only disks of type user or system can track changed blocks", "warning", "copy it to one")
 UNPLUGGED = Reason("its storage is plugged in to no live host", "failed", "plug its PBD in on a live host")
+
+
+CANNOT_TRACK = (NO_LICENCE, NO_FEATURE, RAW, ODD_TYPE)
+"""What becomes of these is the policy's `without_tracking`."""
+
+Mode = Literal["incremental", "full", "skipped", "impossible"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class DiskTonight:
     disk: str
     name: str
     size: int
-    mode: Literal["incremental", "full", "impossible"]
+    mode: Mode
     reason: Reason | None
 
 
@@ -80,10 +77,11 @@ Last = Mapping[str, DiskPoint]
 
 
 class Outlook:
-    """One pool's disks, one after the other. `licensed`: for changed-block tracking."""
+    """One pool's disks, one after the other. `without_tracking` is the policy's."""
 
-    def __init__(self, facts: PoolFacts) -> None:
+    def __init__(self, facts: PoolFacts, without_tracking: Untracked = "full") -> None:
         self._facts = facts
+        self._without_tracking = without_tracking
         self._by_uuid = {disk["uuid"]: disk for disk in facts.of("VDI").values()}
         self._licensed = not any(
             pool.get("restrictions", {}).get("restrict_cbt") == "true" for pool in facts.of("pool").values()
@@ -94,28 +92,20 @@ class Outlook:
     def of(self, vm_uuid: str, vm_name: str, ref: str, last: Last | None) -> DiskTonight:
         """`last` is None when the VM's newest point is damaged."""
         disk = self._facts.of("VDI")[ref]
-        obstacle = self._obstacle(disk)
-        reason = obstacle or self._why_full(disk, last)
-        mode: Literal["incremental", "full", "impossible"]
-        mode = "impossible" if obstacle else "full" if reason else "incremental"
+        mode, reason = self._judge(disk, last)
         size = int(disk["virtual_size"])
         return DiskTonight(vm_uuid, vm_name, disk["uuid"], disk["name_label"], size, mode, reason)
 
-    def _obstacle(self, disk: Mapping[str, Any]) -> Reason | None:
-        if disk.get("missing"):
-            return MISSING
-        if disk.get("sharable"):
-            return SHARABLE
-        if disk.get("on_boot", "persist") != "persist":
-            return RESET
-        if not disk.get("managed", True):
-            return UNMANAGED
-        if disk["type"] not in ("user", "system"):
-            return ODD_TYPE
+    def _judge(self, disk: Mapping[str, Any], last: Last | None) -> tuple[Mode, Reason | None]:
         storage = disk["SR"]
         if storage not in self._plugged:
             self._plugged[storage] = bool(self._facts.plugged_hosts(storage))
-        return None if self._plugged[storage] else UNPLUGGED
+        if not self._plugged[storage]:
+            return "impossible", UNPLUGGED
+        reason = self._why_full(disk, last)
+        if reason in CANNOT_TRACK and self._without_tracking != "full":
+            return ("skipped" if self._without_tracking == "skip" else "impossible"), reason
+        return ("full" if reason else "incremental"), reason
 
     def _why_full(self, disk: Mapping[str, Any], last: Last | None) -> Reason | None:
         if not disk["cbt_enabled"]:
@@ -135,6 +125,8 @@ class Outlook:
         return SHRUNK if int(disk["virtual_size"]) < point.virtual_size else None
 
     def _why_off(self, disk: Mapping[str, Any]) -> Reason:
+        if disk["type"] not in ("user", "system"):
+            return ODD_TYPE
         storage = disk["SR"]
         if storage not in self._tracks:
             self._tracks[storage] = tracks_changes(self._facts, self._facts.of("SR")[storage])
@@ -146,26 +138,52 @@ class Outlook:
 
 
 def check_tonight(name: str, disks: Sequence[DiskTonight], *, all_of_them: bool) -> list[Check]:
-    """The counts, then the disks that cannot be backed up and those to be read in full, with reasons."""
+    """The counts; then the disks that would fail, be left out, or be read in full, with reasons."""
     if not disks:
         return []
     subject = policy_subject(name)
     modes = Counter(disk.mode for disk in disks)
     said = f"the next run: {modes['incremental']} incremental, {modes['full']} full"
-    if modes["impossible"]:
-        said += f", {modes['impossible']} not at all"
     found = [subject.ok("policy.tonight", said)]
     for mode, group, each, text in (
-        ("impossible", "policy.skipped", "policy.skipped.disk", "cannot be backed up"),
+        ("impossible", "policy.failing", "policy.failing.disk", "would fail"),
+        ("skipped", "policy.skipped", "policy.skipped.disk", "left out"),
         ("full", "policy.full", "policy.full.disk", "will be read in full"),
     ):
         reasons = Counter(disk.reason for disk in disks if disk.mode == mode and disk.reason)
         order = sorted(reasons.items(), key=lambda item: (item[0].state == "ok", -item[1], item[0].said))
         for reason, number in order:
+            state: State = "failed" if mode == "impossible" else reason.state
             said = f"{counted(number, 'disk')} {text}: {reason.said}"
-            found.append(Check(subject.title, group, reason.state, said, reason.todo))
+            found.append(Check(subject.title, group, state, said, reason.todo))
             listed = [disk for disk in disks if disk.mode == mode and disk.reason == reason]
             for disk in listed if all_of_them else listed[:FEW]:
                 line = f'VM "{disk.vm_name}", disk {disk.name or disk.disk}'
-                found.append(Check(subject.title, each, reason.state, line, reason.todo, disk.disk))
+                found.append(Check(subject.title, each, state, line, reason.todo, disk.disk))
     return found
+
+
+def check_skipped(name: str, chosen: Sequence[Chosen], *, all_of_them: bool) -> list[Check]:
+    """The drives that are left out, by reason. Disks that nobody asked to leave out are named."""
+    subject = policy_subject(name)
+    by_reason: dict[str, list[tuple[Chosen, Skipped]]] = {}
+    for each in chosen:
+        for drive in each.skipped:
+            reason = "the run backs it up with another VM" if drive.elsewhere else drive.reason
+            by_reason.setdefault(reason, []).append((each, drive))
+    found = []
+    for reason, drives in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+        unasked = [(each, drive) for each, drive in drives if _is_unasked(drive)]
+        todo = f"tag it {EXCLUDE_TAG} if that is meant; it is in no backup" if unasked else ""
+        state: State = "warning" if unasked else "ok"
+        said = f"{counted(len(drives), 'drive')} left out: {reason}"
+        found.append(Check(subject.title, "policy.skipped", state, said, todo))
+        for each, drive in drives if all_of_them else unasked[:FEW]:
+            line = f'VM "{each.vm.name}", {drive.name or "no drive"}'
+            found.append(Check(subject.title, "policy.skipped.disk", state, line, todo, drive.vdi or ""))
+    return found
+
+
+def _is_unasked(drive: Skipped) -> bool:
+    """A disk of data that is in no backup, though neither tag nor policy says so."""
+    return drive.ref != "" and not drive.elsewhere and not drive.reason.startswith("excluded ")

@@ -10,11 +10,12 @@ import pytest
 
 from scheduler.checks import tonight
 from scheduler.checks.check import Check
-from scheduler.checks.policy import Chosen, check_overdue, check_schedule, check_vms, choose, last_due
+from scheduler.checks.drives import Chosen, choose
+from scheduler.checks.policy import check_overdue, check_schedule, check_vms, last_due
 from scheduler.checks.pool_facts import PoolFacts
-from scheduler.checks.tonight import Last, Outlook, Reason, check_tonight
+from scheduler.checks.tonight import Last, Outlook, Reason, check_skipped, check_tonight
 from scheduler.nights import slot_run
-from scheduler.policy import Policy
+from scheduler.policy import Policy, Selector, Untracked
 from scheduler.selection import VmChoice
 from workers.repository import DiskPoint, ListedPoint
 from workers.settings import PoolSettings
@@ -101,6 +102,14 @@ def test_an_incremental_backup_needs_no_reason() -> None:
             "full",
             tonight.NO_LICENCE,
         ),
+        (
+            {"cbt_enabled": False, "type": "suspend"},
+            {},
+            last_point(),
+            {},
+            "full",
+            tonight.ODD_TYPE,
+        ),
         ({}, {}, last_point(), {"PBD": {}}, "impossible", tonight.UNPLUGGED),
         (
             {},
@@ -143,9 +152,70 @@ def test_the_policys_vms_and_their_disks() -> None:
     found = choose("nightly", POLICY, facts({}, base={}))
     assert [(each.vm.name, each.disks) for each in found] == [("web", ("live",))]
     [check] = check_vms("nightly", found)
-    assert (check.state, check.said) == ("ok", "1 VM with 1 disk")
+    assert (check.state, check.said) == ("ok", "1 VM with 1 disk to back up")
     [check] = check_vms("nightly", [])
     assert (check.state, "chooses no VM" in check.said) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("live", "vbd", "state", "said"),
+    [
+        ({"sharable": True}, {}, "warning", "several VMs may write to it"),
+        ({"on_boot": "reset"}, {}, "warning", "it is reset at every boot"),
+        ({"managed": False}, {}, "warning", "XAPI does not manage this disk"),
+        ({"missing": True}, {}, "warning", "its storage repository no longer has it"),
+        ({"tags": ["cbtfleet:exclude"]}, {}, "ok", "excluded by its tag cbtfleet:exclude"),
+        ({"name_label": "scratch-1"}, {}, "ok", "excluded by the policy, by its name"),
+        ({}, {"type": "CD", "empty": True, "VDI": "OpaqueRef:NULL"}, "ok", "an empty CD drive"),
+    ],
+)
+def test_drives_that_are_left_out_and_whether_somebody_asked_for_it(
+    live: dict[str, Any], vbd: dict[str, Any], state: str, said: str
+) -> None:
+    policy = POLICY.model_copy(update={"exclude_disks": Selector(names=("scratch-*",))})
+    pool = facts(live)
+    pool.records["VBD"] = {"vbd": pool.records["VBD"]["vbd"] | vbd}  # type: ignore[operator]
+    chosen = choose("nightly", policy, pool)
+    assert chosen[0].disks == ()
+    found = check_skipped("nightly", chosen, all_of_them=False)
+    assert found[0].said.startswith("1 drive left out: ")
+    assert said in found[0].said
+    assert {check.state for check in found} == {state}
+    assert len(found) == (2 if state == "warning" else 1)
+    assert ("tag it cbtfleet:exclude" in found[0].todo) == (state == "warning")
+
+
+def test_a_disk_of_two_vms_is_backed_up_once() -> None:
+    pool = facts({"VBDs": ["vbd", "vbd2"]})
+    vm = pool.records["VM"]["vm"]
+    other = {**vm, "uuid": "vm-2", "name_label": "zoo", "VBDs": ["vbd2"]}
+    pool.records["VM"] = {"vm": vm, "vm2": other}
+    pool.records["VBD"] = {
+        "vbd": pool.records["VBD"]["vbd"],
+        "vbd2": {**pool.records["VBD"]["vbd"], "VM": "vm2"},
+    }
+    chosen = choose("nightly", POLICY, pool)
+    assert [each.disks for each in chosen] == [("live",), ()]
+    [check] = check_skipped("nightly", chosen, all_of_them=False)
+    assert (check.state, "backs it up with another VM" in check.said) == ("ok", True)
+
+
+@pytest.mark.parametrize(
+    ("without_tracking", "mode", "name", "state"),
+    [
+        ("full", "full", "policy.full", "warning"),
+        ("skip", "skipped", "policy.skipped", "warning"),
+        ("fail", "impossible", "policy.failing", "failed"),
+    ],
+)
+def test_what_cannot_be_tracked_is_the_policys_choice(
+    without_tracking: Untracked, mode: str, name: str, state: str
+) -> None:
+    raw = {"cbt_enabled": False, "sm_config": {"type": "raw"}}
+    found = Outlook(facts(raw, base={}), without_tracking).of("vm-1", "web", "live", last_point())
+    assert (found.mode, found.reason) == (mode, tonight.RAW)
+    _, group, _ = check_tonight("nightly", [found], all_of_them=False)
+    assert (group.name, group.state) == (name, state)
 
 
 def test_the_next_run() -> None:

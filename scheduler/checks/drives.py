@@ -1,0 +1,53 @@
+"""Which drives the next run would back up: planning's own choice, over records that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from scheduler.checks.pool_facts import PoolFacts
+from scheduler.disk_choice import Drive, Skipped, choose_drives, read_drives
+from scheduler.policy import Policy
+from scheduler.requests import RunRequest
+from scheduler.selection import VmChoice, select_vms
+from workers.xenapi import Session, XapiFailure
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A VM that the policy means, its disks (VDI references) to back up, and the drives left out."""
+
+    vm: VmChoice
+    disks: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def choose(name: str, policy: Policy, facts: PoolFacts) -> list[Chosen]:
+    """As the run will: the same selection of VMs and of drives. Raises NotRead."""
+    request = RunRequest(pool=policy.pool, policy=name, include=policy.include, exclude=policy.exclude)
+    records = cast(Session, _Records(facts))
+    vms = select_vms(request, facts.of("VM"))
+    names = {vm.uuid: vm.name for vm in vms}
+    found = []
+    for vm in vms:
+        drives: list[Drive] = read_drives(records, facts.of("VM")[vm.ref])
+        taken, skipped = choose_drives(drives, policy.exclude_disks, vm.uuid, names)
+        found.append(Chosen(vm, tuple(drive.ref for drive in taken), tuple(skipped)))
+    return found
+
+
+class _Records:
+    """Answers the getters that `read_drives` calls as the pool would have, when it was looked at."""
+
+    def __init__(self, facts: PoolFacts) -> None:
+        self._facts = facts
+
+    def call(self, method: str, ref: str) -> Mapping[str, Any]:
+        kind = method.removesuffix(".get_record")
+        if ref not in self._facts.of(kind):
+            raise XapiFailure("HANDLE_INVALID", [kind], method, self._facts.name)
+        return self._facts.of(kind)[ref]
+
+    def aside(self, method: str) -> Mapping[str, Mapping[str, Any]]:
+        return self._facts.of(method.removesuffix(".get_all_records"))
