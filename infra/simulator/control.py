@@ -101,6 +101,7 @@ _ACTIONS: dict[tuple[str, str], Callable[[SimulatedPool, Json], Json]] = {
     ("GET", "/sha256"): lambda pool, query: {"sha256": pool.sha256(query["vdi"])},
     ("GET", "/log"): lambda pool, query: pool.log(),
     ("GET", "/leftovers"): lambda pool, query: pool.leftovers(),
+    ("GET", "/sessions"): lambda pool, query: pool.sessions(),
     ("GET", "/faults"): lambda pool, query: {"nbd": NBD_FAULTS, "sm": SM_FAULTS, "rules": pool.faults()},
     ("POST", "/write"): _write,
     ("POST", "/resize"): _nothing(lambda pool, body: pool.resize(body["vdi"], int(body["size"]))),

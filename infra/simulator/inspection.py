@@ -38,6 +38,16 @@ def leftovers(state: State) -> dict[str, Any]:
         }
 
 
+def sessions(state: State) -> list[dict[str, str]]:
+    """Who is logged in. XAPI itself tells nobody of other sessions; references, as credentials, stay out."""
+    with state.lock:
+        records = [state.database.get("session", ref) for ref in state.database.refs("session")]
+        return [
+            {"uuid": each["uuid"], "originator": each["originator"], "user": each["auth_user_name"]}
+            for each in records
+        ]
+
+
 def machines(state: State) -> list[dict[str, Any]]:
     """The VMs that are neither control domains nor snapshots, with their disks."""
     database = state.database

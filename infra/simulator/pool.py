@@ -231,6 +231,9 @@ class SimulatedPool:
     def leftovers(self) -> dict[str, Any]:
         return inspection.leftovers(self.state)
 
+    def sessions(self) -> list[dict[str, str]]:
+        return inspection.sessions(self.state)
+
     def _certificate(self, host: SimulatedHost) -> HostCertificate:
         return HostCertificate.create(host.name, host.addresses, self.authority)
 

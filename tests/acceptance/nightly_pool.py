@@ -183,6 +183,10 @@ class NightlyPool:
             if each["type"] != "cbt_metadata" and each["snapshot_of"] in live
         }
 
+    def sessions(self) -> set[str]:
+        """Uuids of those that belong to cbtfleet."""
+        return {each["uuid"] for each in self.simulator.get("/sessions") if each["originator"] == "cbtfleet"}
+
     def open_connections(self, number: int) -> int:
         """Disks that the host serves at this moment."""
         return sum(
