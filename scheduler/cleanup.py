@@ -5,15 +5,21 @@ ours of earlier runs, left over    destroyed, unless its run is still going
 VDI snapshot, committed            data destroyed, metadata kept: the next base
 VDI snapshot, not committed        destroyed; also one without metadata, which can be no base
 our older metadata snapshots       destroyed, unless a run that is still going needs them
+
+The restore point is committed before, so nobody waits for this: hosts get GRACE seconds, all disks of the VM
+together, to let go. What they still have then is said, and is the next look for leftovers' business.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator
 
 from scheduler.context import ControlContext
+from scheduler.marks import mark_of
+from scheduler.run_states import is_going
 from scheduler.snapshots import (
-    MARK_RUN,
+    GRACE,
     describe_vm_snapshot,
     destroy_vdi,
     is_marked,
@@ -23,9 +29,13 @@ from scheduler.snapshots import (
     purge_data,
     vm_snapshots_by_run,
 )
-from workers.fleet import UnknownToLedger
+from workers.errors import CbtfleetError
 from workers.repository import DiskPoint
 from workers.xenapi import Session, XapiFailure
+
+
+class LeftOnPool(CbtfleetError):
+    """Something of ours could not be removed yet; the next look for leftovers tries again."""
 
 
 def clean_up_vm(
@@ -40,13 +50,16 @@ def clean_up_vm(
     """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of ours.
 
     `elsewhere` are the disks (uuids) that this run backs up with another VM: they are that VM's to clean up.
-    Safe to repeat. Raises XapiError when something could not be removed; the rest may then still be there.
+    Safe to repeat. Raises XapiError when the pool does not answer or a VM snapshot could not be removed, and
+    LeftOnPool with a word on each disk snapshot that is still there.
     """
+    until = time.monotonic() + GRACE
+    left: list[str] = []
     live: dict[str, str] = {}
-    for disk in committed:
-        live_ref = _find(session, "VDI", disk.vdi)
+    for point in committed:
+        live_ref = _find(session, "VDI", point.vdi)
         if live_ref is not None:
-            live[disk.vdi] = live_ref
+            live[point.vdi] = live_ref
     snapshots: set[str] = set()
     vm_ref = _find(session, "VM", vm_uuid)
     if vm_ref is not None:
@@ -56,20 +69,24 @@ def clean_up_vm(
     if snapshot_uuid is not None and (known := _find(session, "VM", snapshot_uuid)) is not None:
         snapshots.add(known)
     for snapshot_ref in snapshots:
-        disks = describe_vm_snapshot(session, snapshot_ref).disks
-        for snapshot in disks:
-            # those of a snapshot call that came through late, and twice, have no mark yet
-            mark(session, snapshot.ref, run, context.repository.repository_id)
+        snapshot = describe_vm_snapshot(session, snapshot_ref)
+        # those of a snapshot call that came through late, and twice, have no mark yet
+        mark(session, snapshot, run, context.repository.repository_id)
         session.call_async("VM.destroy", snapshot_ref)
-        for snapshot in disks:
-            if snapshot.live_ref:
-                live[snapshot.live_uuid] = snapshot.live_ref
-            else:  # nothing leads to it any more, and no backup will build upon it
-                destroy_vdi(session, snapshot.ref)
+        for disk in snapshot.disks:
+            if disk.live_ref:
+                live[disk.live_uuid] = disk.live_ref
+                continue
+            try:  # nothing leads to it any more, and no backup will build upon it
+                destroy_vdi(session, disk.ref, until)
+            except XapiFailure as failure:
+                left.append(str(failure))
     for vdi_uuid, live_ref in live.items():
         if vdi_uuid in elsewhere:
             continue
-        _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref)
+        left += _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref, until)
+    if left:
+        raise LeftOnPool(f"{'; '.join(sorted(set(left)))}; the scheduler tries again by itself")
 
 
 def _vm_snapshots(session: Session, context: ControlContext, run: str, vm_ref: str) -> Iterator[str]:
@@ -77,7 +94,7 @@ def _vm_snapshots(session: Session, context: ControlContext, run: str, vm_ref: s
     repository = context.repository.repository_id
     for ref, made_by in vm_snapshots_by_run(session, vm_ref):
         if made_by == run or (
-            not _is_going(context, made_by)
+            not is_going(context.ledger, context.repository, made_by)
             and is_marked(session, describe_vm_snapshot(session, ref), repository)
         ):
             yield ref
@@ -93,24 +110,33 @@ def _find(session: Session, kind: str, uuid: str) -> str | None:
 
 
 def _clean_up_disk(
-    session: Session, context: ControlContext, run: str, vm_uuid: str, vdi_uuid: str, live_ref: str
-) -> None:
-    last = context.repository.latest_disk(vm_uuid, vdi_uuid)
+    session: Session,
+    context: ControlContext,
+    run: str,
+    vm_uuid: str,
+    vdi_uuid: str,
+    live_ref: str,
+    until: float,
+) -> Iterator[str]:
+    """Says what is still there, and why."""
+    repository = context.repository
+    last = repository.latest_disk(vm_uuid, vdi_uuid)
     base = last.snapshot if last is not None else None
-    ours = our_snapshots_of(session, live_ref, context.repository.repository_id)
+    ours = our_snapshots_of(session, live_ref, repository.repository_id)
     base_is_there = any(record["uuid"] == base for record in ours.values())
     for ref, record in ours.items():
-        made_by = record["other_config"].get(MARK_RUN, "")
+        made = mark_of(record, repository.repository_id)
+        made_by = made.run if made is not None else ""
         purged = record["type"] == "cbt_metadata"
-        if record["uuid"] == base and (purged or record["cbt_enabled"]):
-            if not purged:
-                purge_data(session, ref)
-        elif record["uuid"] == base or made_by == run or (base_is_there and not _is_going(context, made_by)):
-            destroy_vdi(session, ref)
-
-
-def _is_going(context: ControlContext, run: str) -> bool:
-    try:
-        return context.ledger.run_state(run) != "ended"
-    except UnknownToLedger:  # it ended long ago, or was lost with Redis and is resumed
-        return context.repository.run_is_open(run)
+        try:
+            if record["uuid"] == base and (purged or record["cbt_enabled"]):
+                if not purged:
+                    purge_data(session, ref, until)
+            elif (
+                record["uuid"] == base
+                or made_by == run
+                or (base_is_there and not is_going(context.ledger, repository, made_by))
+            ):
+                destroy_vdi(session, ref, until)
+        except XapiFailure as failure:
+            yield f"snapshot {record['uuid']} of disk {record['name_label'] or vdi_uuid}: {failure}"

@@ -16,6 +16,7 @@ import typer
 
 from scheduler.commands import (
     backup,
+    cleanup,
     demo,
     doctor,
     forget,
@@ -66,6 +67,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "slots": slots.slots,
     "points": points.points,
     "forget": forget.forget,
+    "cleanup": cleanup.cleanup,
     "restore": restore.restore,
     "verify": verify.verify,
     "demo": demo.demo,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.snapshots import MARK_REPOSITORY
+from scheduler.marks import mark_of
 from workers.errors import CbtfleetError
 from workers.xenapi import Session, XapiFailure
 
@@ -111,7 +111,7 @@ class HostCounter:
             record = self._record("VDI", ref)
             if record is None:
                 return "", False, False
-            ours = record["other_config"].get(MARK_REPOSITORY) == self.repository_id
+            ours = mark_of(record, self.repository_id) is not None
             self._disks[ref] = (record["uuid"], bool(record["is_a_snapshot"]), ours)
         return self._disks[ref]
 

@@ -7,12 +7,12 @@ alone; only what concerns the whole pool (login, selection) fails the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from scheduler.cbt_switch import CannotTrack, TrackingStaysOff, is_on, switch_on
-from scheduler.changes import BadBitmap, changes_since
+from scheduler.cbt_switch import SWITCHED_ON, CannotTrack, TrackingStaysOff, is_on, switch_on
+from scheduler.changes import BadBitmap, changes_since, disk_before
 from scheduler.comparing import keep_comparison
 from scheduler.context import ControlContext
 from scheduler.disk_choice import Drive, choose_drives, read_drives
@@ -134,15 +134,16 @@ class _VmPlanner:
         if drives:
             snapshot = self._hooks.around(
                 [drive.vdi for drive in drives if drive.vdi is not None],
-                lambda: self._take_snapshot(vm_ref, drives),
+                lambda: self._take_snapshot(vm_ref, drives, trouble),
             )
+            present = {disk.live_uuid for disk in snapshot.disks}
             self._facts["snapshot"] = snapshot.uuid
             self._facts["time"] = snapshot.time
             for disk in _each_once(snapshot.disks):
                 # one without a live disk was deleted while it was snapshotted
                 if not disk.live_ref or disk.live_ref in self._left_out:
                     continue
-                work = self._plan_disk(disk, trouble.get(disk.live_ref))
+                work = self._plan_disk(disk, trouble.get(disk.live_ref), present)
                 if work is not None:
                     works.append(work)
         self._facts["failed"] = self._failed
@@ -162,12 +163,17 @@ class _VmPlanner:
                 self._left_out.append(each.ref)
         return chosen
 
-    def _take_snapshot(self, vm_ref: str, drives: list[Drive]) -> VmSnapshot:
+    def _take_snapshot(
+        self, vm_ref: str, drives: list[Drive], trouble: Mapping[str, str | None]
+    ) -> VmSnapshot:
         """Of the drives; one that the pool names as the reason why it refuses fails alone."""
         repository_id = self._context.repository.repository_id
+        tracked = [drive.ref for drive in drives if trouble[drive.ref] in (None, SWITCHED_ON)]
         while True:
             try:
-                return take_vm_snapshot(self._session, self._run, vm_ref, self._left_out, repository_id)
+                return take_vm_snapshot(
+                    self._session, self._run, vm_ref, self._left_out, repository_id, tracked
+                )
             except XapiFailure as failure:
                 left = [drive for drive in drives if drive.ref not in self._left_out]
                 blamed = [drive for drive in left if _names(failure, drive)]
@@ -194,17 +200,21 @@ class _VmPlanner:
             self._fail_drive(drive, error)
         return None
 
-    def _plan_disk(self, disk: DiskSnapshot, trouble: str | None) -> DiskWork | None:
+    def _plan_disk(
+        self, disk: DiskSnapshot, trouble: str | None, present: Collection[str]
+    ) -> DiskWork | None:
         if trouble is None and not is_on(self._session, disk.live_ref):
             trouble = "changed-block tracking was switched off while the snapshot was taken"
         repository = self._context.repository
-        last = None
+        last = before = None
         try:
             last = repository.latest_disk(self._vm_uuid, disk.live_uuid)
+            if last is None:
+                before = disk_before(repository.points(self._vm_uuid), disk, present)
         except DamagedObject as error:
             trouble = f"the last restore point cannot be read: {error}"
         try:
-            changes = changes_since(self._session, disk, last, trouble)
+            changes = changes_since(self._session, disk, last, trouble, before)
             endpoints = nbd_endpoints(self._session, disk.ref, self._disk_name(disk.name, disk.live_uuid))
             repository.keep_plan(self._run, disk.live_uuid, changes.plan)
         except (XapiFailure, NotExportable, BitmapError, BadBitmap, AlreadyWritten) as error:

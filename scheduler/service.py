@@ -1,5 +1,5 @@
 """`cbtfleet scheduler`: the control steps' Celery worker, and beside it the pump, which hands out what is
-due, the census, the search for runs that Redis has forgotten, and the policies' nights.
+due, the census, the search for runs that Redis has forgotten and for leftovers, and the policies' nights.
 
 Any number of schedulers may run: every decision is made by a script in the ledger, so two pumps only share
 the work.
@@ -21,6 +21,7 @@ from kombu.exceptions import OperationalError
 from scheduler.census import Census
 from scheduler.context import ControlContext
 from scheduler.hooks import check_hooks
+from scheduler.janitor import Janitor
 from scheduler.metrics import SchedulerMetrics
 from scheduler.nights import Nights
 from scheduler.notifications import parse_notifications
@@ -121,6 +122,7 @@ def run_scheduler(settings: Settings) -> None:
     census = Census(ledger, settings, context.repository.repository_id)
     resumer = Resumer(ledger, context.repository)
     nights = Nights(context, policies, began)
+    janitor = Janitor(context)
 
     served = serve_metrics(
         metrics.registry,
@@ -134,6 +136,7 @@ def run_scheduler(settings: Settings) -> None:
         census.start()
         resumer.start()
         nights.start()
+        janitor.start()
         log.info("scheduler is ready")
 
     def keep_our_logging(**_: object) -> None:
@@ -159,6 +162,7 @@ def run_scheduler(settings: Settings) -> None:
         census.stop()
         resumer.stop()
         nights.stop()
+        janitor.stop()
         context.sessions.close()
         if served is not None:
             served.close()

@@ -6,7 +6,8 @@
                                    cbt_metadata: the next base; older ones of ours are destroyed
 
 A VM snapshot is recognised by its name, which XAPI sets in the same call that makes it: a call that was
-sent twice, or a crash right after it, leaves nothing that could not be found again.
+sent twice, or a crash right after it, leaves nothing that could not be found again. Before a VM snapshot
+goes, its disks are marked, as nothing else leads to them afterwards.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from scheduler.marks import Mark, mark_of
 from workers.xenapi import Session, XapiFailure
 
 log = logging.getLogger(__name__)
 
-MARK_RUN = "cbtfleet:run"
-MARK_REPOSITORY = "cbtfleet:repository"
-
 _GONE = ("HANDLE_INVALID", "UUID_INVALID")
 _NULL = "OpaqueRef:NULL"
 _XAPI_TIME = re.compile(r"\d{8}T\d\d:\d\d:\d\d")
-_RELEASE_DEADLINE = 120.0
-"""Seconds a host may take to unplug an NBD server's disk after we have closed the connection."""
+GRACE = 20.0
+"""Seconds that hosts have to unplug an NBD server's disk after we have closed the connection. It takes them
+less than one, or something is wrong there: then it is left to the next look for leftovers."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ class DiskSnapshot:
     cbt_enabled: bool
     time: str
     """When it was made, ISO 8601 in UTC, by the pool's clock."""
+    live_cbt: bool = True
+    """Whether tracking was on at the live VDI afterwards; False when that is gone."""
+    vm_uuid: str = ""
+    """The VM that the disk was snapshotted with; "" when that is gone."""
+    power: str = ""
+    """That VM's state then, as XAPI names it; "": unknown."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class VmSnapshot:
     ref: str
     uuid: str
     disks: tuple[DiskSnapshot, ...]
+    vm_uuid: str = ""
+    """The VM it is of; "" when that is gone."""
 
     @property
     def time(self) -> str:
@@ -111,35 +119,62 @@ def vm_snapshots_by_run(session: Session, vm_ref: str) -> list[tuple[str, str]]:
 def is_marked(session: Session, snapshot: VmSnapshot, repository_id: str) -> bool:
     """Whether a run of this repository made the VM snapshot: any of its disks carries the mark."""
     records = (_record(session, "VDI", disk.ref) for disk in snapshot.disks)
-    return any(record and record["other_config"].get(MARK_REPOSITORY) == repository_id for record in records)
+    return any(record and mark_of(record, repository_id) for record in records)
 
 
 def take_vm_snapshot(
-    session: Session, run: str, vm_ref: str, without: Iterable[str], repository_id: str
+    session: Session,
+    run: str,
+    vm_ref: str,
+    without: Iterable[str],
+    repository_id: str,
+    tracked: Iterable[str] = (),
 ) -> VmSnapshot:
     """Snapshots a VM once for this run, however often it is called; `without` are VDI refs to leave out.
 
+    `tracked` are VDI refs that had tracking on before. Where the storage failed to go on with it, it is
+    switched on again and the snapshot taken once more: else the next backup would have no base either.
     Raises XapiError when the pool refuses.
     """
+    left_out = list(without)
     found = find_vm_snapshots(session, run, vm_ref)
     if found:
         ref, *extra = found
         for each in extra:
-            destroy_vm_snapshot(session, each)
+            destroy_vm_snapshot(session, each, run, repository_id)
     else:
-        left_out = list(without)
-        # only when it is needed: XAPI learnt to leave disks out later than to take snapshots
-        arguments = [left_out] if left_out else []
-        ref = session.call_async("VM.snapshot", vm_ref, snapshot_name(run), *arguments)
+        ref = _take(session, run, vm_ref, left_out)
     snapshot = describe_vm_snapshot(session, ref)
-    for disk in snapshot.disks:
-        mark(session, disk.ref, run, repository_id)
+    lost = [disk.live_ref for disk in snapshot.disks if disk.live_ref in set(tracked) and not disk.live_cbt]
+    if lost and _switch_on_again(session, lost):
+        log.warning("VM %s: tracking was lost at the snapshot; it is taken again", snapshot.vm_uuid)
+        destroy_vm_snapshot(session, ref, run, repository_id)
+        snapshot = describe_vm_snapshot(session, _take(session, run, vm_ref, left_out))
+    mark(session, snapshot, run, repository_id)
     return snapshot
+
+
+def _take(session: Session, run: str, vm_ref: str, left_out: list[str]) -> str:
+    # only when it is needed: XAPI learnt to leave disks out later than to take snapshots
+    arguments = [left_out] if left_out else []
+    return session.call_async("VM.snapshot", vm_ref, snapshot_name(run), *arguments)
+
+
+def _switch_on_again(session: Session, live_refs: Iterable[str]) -> bool:
+    try:
+        for ref in live_refs:
+            session.call_async("VDI.enable_cbt", ref)
+    except XapiFailure as failure:
+        log.warning("%s", failure)
+        return False
+    return True
 
 
 def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
     """Its disks; `live_ref` and `live_uuid` are "" for one whose live disk has been deleted meanwhile."""
     record = session.call("VM.get_record", ref)
+    vm = _record(session, "VM", record["snapshot_of"]) or {}
+    power = record.get("snapshot_info", {}).get("power-state-info") or vm.get("power_state", "")
     disks = []
     for vbd_ref in record["VBDs"]:
         vbd = session.call("VBD.get_record", vbd_ref)
@@ -159,10 +194,13 @@ def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
                 virtual_size=int(vdi["virtual_size"]),
                 cbt_enabled=bool(vdi["cbt_enabled"]),
                 time=iso_time(vdi.get("snapshot_time", "")),
+                live_cbt=bool(live and live["cbt_enabled"]),
+                vm_uuid=str(vm.get("uuid", "")),
+                power=str(power),
             )
         )
     disks.sort(key=lambda disk: (len(disk.userdevice), disk.userdevice))
-    return VmSnapshot(ref, record["uuid"], tuple(disks))
+    return VmSnapshot(ref, record["uuid"], tuple(disks), str(vm.get("uuid", "")))
 
 
 def iso_time(xapi_time: Any) -> str:
@@ -176,39 +214,50 @@ def iso_time(xapi_time: Any) -> str:
     return f"{text[:4]}-{text[4:6]}-{text[6:8]}T{text[9:17]}Z"
 
 
-def mark(session: Session, vdi_ref: str, run: str, repository_id: str) -> None:
-    """Writes our marks into a VDI snapshot's other_config; marking again changes nothing."""
-    for key, value in ((MARK_RUN, run), (MARK_REPOSITORY, repository_id)):
-        session.call("VDI.remove_from_other_config", vdi_ref, key)
-        session.call("VDI.add_to_other_config", vdi_ref, key, value)
+def mark(session: Session, snapshot: VmSnapshot, run: str, repository_id: str) -> None:
+    """Marks each disk of a VM snapshot as ours; what is gone meanwhile is passed over."""
+    for disk in snapshot.disks:
+        try:
+            Mark(run, repository_id, disk.uuid, disk.vm_uuid, disk.live_uuid, disk.power).write(
+                session, disk.ref
+            )
+        except XapiFailure as failure:
+            if failure.code not in _GONE:
+                raise
 
 
-def destroy_vm_snapshot(session: Session, ref: str) -> None:
-    """Removes a VM snapshot with the VDI snapshots it holds. What is already gone is fine."""
+def destroy_vm_snapshot(
+    session: Session, ref: str, run: str, repository_id: str, until: float | None = None
+) -> None:
+    """Removes a VM snapshot of ours with the VDI snapshots it holds. What is already gone is fine."""
     try:
-        disks = [disk.ref for disk in describe_vm_snapshot(session, ref).disks]
+        snapshot = describe_vm_snapshot(session, ref)
+        mark(session, snapshot, run, repository_id)
         session.call_async("VM.destroy", ref)
     except XapiFailure as failure:
         if failure.code not in _GONE:
             raise
         return
-    for disk in disks:
-        destroy_vdi(session, disk)
+    for disk in snapshot.disks:
+        destroy_vdi(session, disk.ref, until)
 
 
-def destroy_vdi(session: Session, ref: str) -> None:
-    """Destroys a VDI as soon as the hosts have let go of it. What is already gone is fine."""
-    _when_released(lambda: session.call_async("VDI.destroy", ref))
+def destroy_vdi(session: Session, ref: str, until: float | None = None) -> None:
+    """Destroys a VDI as soon as the hosts have let go of it. What is already gone is fine.
+
+    `until`: how long to try, on the monotonic clock; None: for GRACE. Raises XapiFailure VDI_IN_USE then.
+    """
+    _when_released(lambda: session.call_async("VDI.destroy", ref), until)
 
 
-def purge_data(session: Session, ref: str) -> None:
-    """Destroys a VDI snapshot's data and keeps its changed-block metadata."""
-    _when_released(lambda: session.call_async("VDI.data_destroy", ref))
+def purge_data(session: Session, ref: str, until: float | None = None) -> None:
+    """Destroys a VDI snapshot's data and keeps its changed-block metadata; `until` as above."""
+    _when_released(lambda: session.call_async("VDI.data_destroy", ref), until)
 
 
-def _when_released(call: Callable[[], object]) -> None:
+def _when_released(call: Callable[[], object], until: float | None) -> None:
     """Tries again while the disk is in use: an NBD server unplugs it some seconds after we have closed."""
-    deadline = time.monotonic() + _RELEASE_DEADLINE
+    deadline = time.monotonic() + GRACE if until is None else until
     pause = 0.25
     while True:
         try:
@@ -228,6 +277,6 @@ def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dic
     found = {}
     for ref in session.call("VDI.get_record", live_ref)["snapshots"]:
         record = _record(session, "VDI", ref)
-        if record and record["other_config"].get(MARK_REPOSITORY) == repository_id:
+        if record and mark_of(record, repository_id):
             found[ref] = record
     return found

@@ -56,6 +56,12 @@ class Logs:
         if log is not None and log.parent in self._logs:
             self._logs[log.parent].child = None
 
+    def crash(self, vdi: str) -> None:
+        """Its host died: the log is inconsistent, and what was not on the storage yet is lost: here, all."""
+        if vdi in self._logs:
+            self._logs[vdi].consistent = False
+            self._logs[vdi].blocks.clear()
+
     def wrote(self, vdi: str, blocks: list[int]) -> None:
         if vdi in self._logs:
             self._logs[vdi].blocks.update(blocks)
@@ -68,10 +74,10 @@ class Logs:
         """The live log becomes the snapshot's, and a new empty one begins."""
         log = self._logs.pop(live)
         self._logs[snapshot] = log
+        self._logs[live] = Log(log.size, parent=snapshot, consistent=log.consistent)
         log.child, log.consistent = live, True
         if log.parent in self._logs:
             self._logs[log.parent].child = snapshot
-        self._logs[live] = Log(log.size, parent=snapshot)
 
     def remove(self, vdi: str, *, relink: bool) -> None:
         """A VDI is destroyed. With `relink` its bits go to its child and the neighbours join hands."""
@@ -112,8 +118,13 @@ class Logs:
                 return _bitmap(merged, length)
         raise sm_failure(460, "Source and target VDI are unrelated")
 
-    def changed_base64(self, first: str, last: str) -> str:
-        return base64.b64encode(self.changed(first, last)).decode("ascii")
+    def changed_base64(self, first: str, last: str, *, padding: bool = False) -> str:
+        """`padding`: the bits after the last block, which mean nothing, are set."""
+        bitmap = self.changed(first, last)
+        unused = -(-self._logs[last].size // BLOCK_SIZE) % 8
+        if padding and unused:
+            bitmap = bitmap[:-1] + bytes([bitmap[-1] | (0xFF >> unused)])
+        return base64.b64encode(bitmap).decode("ascii")
 
 
 def _bitmap(blocks: set[int], length: int) -> bytes:

@@ -26,6 +26,7 @@ NBD_FAULTS = {
 }
 SM_FAULTS = {
     "cbt_snapshot": "the snapshot succeeds, but the live VDI's CBT is off afterwards",
+    "cbt_padding": "list_changed_blocks answers with the bits after the last block set",
     "cbt_resize": "the resize succeeds, but CBT is off afterwards",
     "snapshot": "the snapshot of a VDI fails with `number` (SR_BACKEND_FAILURE_<number>, default 202)",
     "no_space": "the snapshot of a VDI fails with SR_BACKEND_FAILURE_44",

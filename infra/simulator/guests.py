@@ -60,16 +60,14 @@ def content(state: State, vdi: str) -> Content:
 
 
 def crash_host(state: State, host: str) -> None:
-    """The power fails: its VMs are off, and the CBT logs of their disks stay inconsistent."""
+    """The power fails: its VMs are off, and the CBT logs of their disks stay inconsistent and lack writes."""
     database = state.database
     with state.lock:
         for vm in database.find("VM", resident_on=host, is_control_domain=False):
             disks = [database.get("VBD", vbd)["VDI"] for vbd in database.find("VBD", VM=vm, type="Disk")]
             halt(state, vm, NULL)
             for disk in disks:
-                uuid = database.get("VDI", disk)["uuid"]
-                if uuid in state.cbt:
-                    state.cbt[uuid].consistent = False
+                state.cbt.crash(database.get("VDI", disk)["uuid"])
 
 
 def disable_cbt(state: State, vdi: str) -> None:

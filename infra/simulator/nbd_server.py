@@ -151,6 +151,7 @@ class NbdService:
                 check_role(state, session, "VBD.create", "vm-admin")
                 vdi = state.database.by_uuid("VDI", vdi_uuid)
                 vbds.append(attach_to_dom0(state, self.host, vdi_uuid, f"OpaqueRef:{uuid.uuid4()}"))
+                state.opened_vbds.update(vbds)
             except Failure as failure:
                 raise Ended(f"refused-{failure.code.lower().replace('_', '-')}") from None
             return state.contents[vdi]
@@ -175,6 +176,7 @@ class NbdService:
             late = state.faults.nbd({"late_release"}, self.host_uuid, entry.vdi)
             if late:
                 state.wait_for(lambda: self.stopped, late.seconds)
+            state.opened_vbds.difference_update(vbds)
             delay = 0.0 if self.stopped else state.spec.timing.slot_release_delay
             leaks = bool(vbds) and state.faults.nbd({"leak"}, self.host_uuid, entry.vdi) is not None
             if leaks or not vbds:

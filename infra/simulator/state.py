@@ -44,6 +44,8 @@ class State:
     xapi_port: int = 0
     nbd_port: int = 0
     rolling_upgrade: bool = False
+    opened_vbds: set[str] = field(default_factory=set)
+    """VBDs of control domains that an NBD server has open: they cannot be unplugged."""
     waiting: int = 0
     """Calls that wait for another operation to end."""
     threads: list[threading.Thread] = field(default_factory=list)

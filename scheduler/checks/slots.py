@@ -9,8 +9,8 @@ from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.ledger_facts import LedgerFacts
 from scheduler.checks.pool import pool_subject
 from scheduler.checks.pool_facts import PoolFacts
+from scheduler.marks import MARK_REPOSITORY
 from scheduler.slot_report import is_closed, is_uncounted, troubles
-from scheduler.snapshots import MARK_REPOSITORY
 
 FLEET = Subject("fleet")
 MOST = 16

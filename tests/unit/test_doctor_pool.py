@@ -19,7 +19,7 @@ from scheduler.checks.pool_facts import KINDS, PoolFacts
 from scheduler.checks.slots import Plugged, check_connections, plugged_disks
 from scheduler.checks.storage import check_storage
 from scheduler.doctor import look_at_pool
-from scheduler.snapshots import MARK_REPOSITORY
+from scheduler.marks import MARK_REPOSITORY
 from tests.until import until
 from workers.fleet import Host
 from workers.nbd import Deadlines

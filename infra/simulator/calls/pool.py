@@ -89,7 +89,11 @@ def enable_host(context: Context, host: str) -> None:
 
 @call("message.get", "read-only")
 def message_get(context: Context, cls: str, obj_uuid: str, since: Any) -> dict[str, Any]:
-    return _messages(context, cls=cls, obj_uuid=obj_uuid)
+    """One object's, of `since` or later."""
+    context.state.database.by_uuid(cls, obj_uuid)
+    start = str(since).replace("-", "")
+    found = _messages(context, cls=cls, obj_uuid=obj_uuid)
+    return {ref: each for ref, each in found.items() if f"{each['timestamp']:%Y%m%dT%H:%M:%SZ}" >= start}
 
 
 @call("message.destroy", "pool-operator")

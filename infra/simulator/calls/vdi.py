@@ -141,7 +141,8 @@ def list_changed_blocks(context: Context, vdi_from: str, vdi_to: str) -> str:
         last = state.database.get("VDI", vdi_to)
         if first["SR"] != last["SR"]:
             raise Failure("INTERNAL_ERROR", "VDIs are on different SRs")
-        return state.cbt.changed_base64(first["uuid"], last["uuid"])
+        padding = state.faults.storage("cbt_padding", last["uuid"]) is not None
+        return state.cbt.changed_base64(first["uuid"], last["uuid"], padding=padding)
 
 
 @call("VDI.set_name_label", "vm-admin", asynchronous=True)

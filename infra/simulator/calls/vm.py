@@ -43,6 +43,7 @@ def snapshot(context: Context, vm: str, new_name: str, ignore_vdis: list = []) -
             "is_a_snapshot": True,
             "snapshot_of": vm,
             "snapshot_time": context.state.now(),
+            "snapshot_info": {"power-state-info": record["power_state"]},
             "parent": NULL,
         },
     )
@@ -77,12 +78,15 @@ def start_on(context: Context, vm: str, host: str, start_paused: bool = False, f
     for vbd in database.find("VBD", VM=vm, empty=False):
         attachments.plug(context.state, vbd, host, context.task)
     database.update("VM", vm, power_state="Running", resident_on=host, domid=1)
+    storage.post_message(context.state, "VM_STARTED", "VM", database.get("VM", vm)["uuid"])
 
 
 @call("VM.clean_shutdown", "vm-operator", asynchronous=True)
 def clean_shutdown(context: Context, vm: str) -> None:
     _expect_power(context.state, vm, {"Running"})
     halt(context.state, vm, context.task)
+    uuid = context.state.database.get("VM", vm)["uuid"]
+    storage.post_message(context.state, "VM_SHUTDOWN", "VM", uuid)
 
 
 @call("VM.hard_shutdown", "vm-operator", asynchronous=True)
@@ -147,6 +151,8 @@ def vbd_plug(context: Context, vbd: str) -> None:
 def vbd_unplug(context: Context, vbd: str) -> None:
     if not context.state.database.get("VBD", vbd)["currently_attached"]:
         raise Failure("DEVICE_ALREADY_DETACHED", vbd)
+    if vbd in context.state.opened_vbds:
+        raise Failure("DEVICE_DETACH_REJECTED", "VBD", vbd, "Device in use; refusing to close")
     attachments.unplug(context.state, vbd, context.task)
 
 

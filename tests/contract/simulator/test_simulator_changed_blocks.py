@@ -172,7 +172,7 @@ def test_a_crash_makes_the_log_inconsistent_and_the_next_start_drops_it(
     api.VM.start(made.ref, False, False)
     assert not api.VDI.get_cbt_enabled(made.disks[0])
     names = {message["name"] for message in api.message.get_all_records().values()}
-    assert names == {"VDI_CBT_METADATA_INCONSISTENT"}
+    assert names == {"VDI_CBT_METADATA_INCONSISTENT", "VM_STARTED"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, VmSpec
 from scheduler.census import Census
 from scheduler.host_count import Count, HostCounter, NotCountable
-from scheduler.snapshots import mark
+from scheduler.marks import Mark
 from tests.until import until
 from workers.fleet import HostToCount
 from workers.fleet.timing import Timing as LedgerTiming
@@ -70,8 +70,10 @@ def snapshots(pool: SimulatedPool, session: Session) -> Iterator[tuple[str, str]
     refs = []
     for disk in pool.vms()[0]["disks"]:
         refs.append(session.call_async("VDI.snapshot", session.call("VDI.get_by_uuid", disk["vdi"])))
-    mark(session, refs[0], "run", OURS)
-    mark(session, refs[1], "run", "another repository")
+    for ref, repository in zip(refs, (OURS, "another repository"), strict=True):
+        Mark("run", repository, session.call("VDI.get_uuid", ref), "vm", "disk", "Running").write(
+            session, ref
+        )
     yield (refs[0], refs[1])
     for ref in refs:
         until(lambda: pool.leftovers()["plugged_vbds"] == [])

@@ -41,12 +41,22 @@ class Pool:
         self._answer = answer
         self._records: dict[str, Any] = {
             "VDI.get_by_uuid": "base",
-            "VDI.get_record": {"SR": "sr-ref", "cbt_enabled": True, "virtual_size": str(size)},
+            "VDI.get_record": {
+                "SR": "sr-ref",
+                "cbt_enabled": True,
+                "virtual_size": str(size),
+                "snapshot_time": "20260101T03:04:05Z",
+                "uuid": "u-base",
+                "other_config": {},
+            },
             "SR.get_record": {"uuid": sr},
         }
 
     def call(self, method: str, *arguments: Any) -> Any:
         return self._records[method]
+
+    def aside(self, method: str, *arguments: Any) -> Any:
+        """It has no message.get."""
 
     def call_async(self, method: str, *arguments: Any) -> str:
         assert (method, arguments) == ("VDI.list_changed_blocks", ("base", "new"))
