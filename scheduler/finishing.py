@@ -24,7 +24,7 @@ from scheduler.recorded import VmRecord
 from scheduler.requests import RunRequest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress
-from workers.repository import DiskPoint, Point, point_id
+from workers.repository import DiskPoint, Point, VmMetadata, point_id
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ def _commit(
         pool=request.pool,
         policy=request.policy,
         disks=tuple(committed),
+        metadata=VmMetadata(**facts["metadata"]) if "metadata" in facts else None,
     )
     try:
         with_patience(partial(context.repository.commit_point, point))

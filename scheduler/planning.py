@@ -21,6 +21,7 @@ from scheduler.requests import RunRequest
 from scheduler.selection import select_vms
 from scheduler.snapshot_hooks import SnapshotHooks
 from scheduler.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
+from scheduler.vm_metadata import keep_vm_metadata
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskWork
@@ -139,6 +140,7 @@ class _VmPlanner:
             present = {disk.live_uuid for disk in snapshot.disks}
             self._facts["snapshot"] = snapshot.uuid
             self._facts["time"] = snapshot.time
+            keep_vm_metadata(self._context, self._session, self._run, self._vm_uuid, self._facts)
             for disk in _each_once(snapshot.disks):
                 # one without a live disk was deleted while it was snapshotted
                 if not disk.live_ref or disk.live_ref in self._left_out:

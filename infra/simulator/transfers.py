@@ -1,16 +1,19 @@
-"""Whole disks over HTTP: GET /export_raw_vdi and PUT /import_raw_vdi, format raw alone.
+"""Over HTTP: whole disks (GET /export_raw_vdi and PUT /import_raw_vdi, format raw alone) and VMs' metadata.
 
-A 200 says only that the transfer has begun: how it ended is in the task.
+Of a disk a 200 says only that the transfer has begun: how it ended is in the task.
 """
 
 from __future__ import annotations
 
 import base64
 import hmac
+import io
+import tarfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qs, urlsplit
+from xml.sax.saxutils import escape
 
 from infra.simulator import storage
 from infra.simulator.attachments import attach_to_dom0, detach_from_dom0
@@ -66,9 +69,31 @@ def import_raw_vdi(
             raise Failure("VDI_IO_ERROR", "the connection ended before the data")
 
 
+def export_metadata(
+    state: State, host: str, connection: Connection, reader: RequestReader, request: Request
+) -> None:
+    """A VM's records as an XVA without disks, of known length, in HTTP/1.0. Raises Refused."""
+    query = _query(request)
+    with _session(state, host, request, query), state.lock:
+        vm = _find_vm(state, query)
+        fault = state.faults.call("http/export_metadata", [vm, state.database.get("VM", vm)["uuid"]])
+        if fault is not None:
+            state.pause(fault.delay)
+            if fault.failure:
+                raise Refused(int(fault.failure[0]))
+        body = _xva(state, vm)
+    head = (
+        "HTTP/1.0 200 OK\r\nContent-Type: application/octet-stream\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n"
+    )
+    connection.socket.sendall(head.encode())
+    connection.socket.sendall(body[: len(body) // 2] if fault is not None and fault.drop_reply else body)
+
+
 TRANSFERS: dict[tuple[str, str], Callable[[State, str, Connection, RequestReader, Request], None]] = {
     ("GET", "/export_raw_vdi"): export_raw_vdi,
     ("PUT", "/import_raw_vdi"): import_raw_vdi,
+    ("GET", "/export_metadata"): export_metadata,
 }
 
 
@@ -129,6 +154,36 @@ def _find_vdi(state: State, query: dict[str, str]) -> str:
     except Failure:
         raise Refused(404) from None
     return vdi
+
+
+def _find_vm(state: State, query: dict[str, str]) -> str:
+    try:
+        return query.get("ref") or state.database.by_uuid("VM", query.get("uuid", ""))
+    except Failure:
+        raise Refused(404) from None
+
+
+def _xva(state: State, vm: str) -> bytes:
+    """A tar with `ova.xml`: the VM, its VBDs and their VDIs, each a struct of texts."""
+    database = state.database
+    objects = [("VM", vm)]
+    for vbd in database.find("VBD", VM=vm):
+        objects.append(("VBD", vbd))
+        if database.exists("VDI", vdi := database.get("VBD", vbd)["VDI"]):
+            objects.append(("VDI", vdi))
+    text = "<value><struct>"
+    for cls, ref in objects:
+        text += f"<member><name>{cls}</name><value><struct>"
+        for name, value in database.get(cls, ref).items():
+            text += f"<member><name>{name}</name><value>{escape(str(value))}</value></member>"
+        text += "</struct></value></member>"
+    data = (text + "</struct></value>").encode()
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        member = tarfile.TarInfo("ova.xml")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return made.getvalue()
 
 
 def _new_vdi(state: State, query: dict[str, str], size: int) -> str:

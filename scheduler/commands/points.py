@@ -73,12 +73,13 @@ def _show(console: Console, found: Sequence[Point]) -> None:
     if not found:
         console.print("No restore points yet.")
         return
-    table = TextTable("point", "time", "VM", "VM uuid", "disk", "size", "mode", "stored")
+    table = TextTable("point", "time", "VM", "VM uuid", "disk", "size", "mode", "stored", "metadata")
     for point in found:
         heads = [point.id, point.time, point.vm, point.vm_uuid]
+        kept = "no" if point.metadata is None else size(point.metadata.size)
         for disk in point.disks:
-            table.add_row(*heads, disk.vdi, size(disk.virtual_size), disk.mode, size(disk.stored_bytes))
-            heads = ["", "", "", ""]
+            table.add_row(*heads, disk.vdi, size(disk.virtual_size), disk.mode, size(disk.stored_bytes), kept)
+            heads, kept = ["", "", "", ""], ""
         if not point.disks:
-            table.add_row(*heads, "no disk", "", "", "")
+            table.add_row(*heads, "no disk", "", "", "", kept)
     console.print(str(table), markup=False)

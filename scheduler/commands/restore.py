@@ -1,7 +1,8 @@
-"""`cbtfleet restore`: one disk of one restore point into a sparse file."""
+"""`cbtfleet restore`: one disk of one restore point into a sparse file, or the VM's metadata into a file."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from scheduler.connections import open_for_reading
 from scheduler.terminal.byte_bar import byte_bar
 from scheduler.terminal.tables import duration, size
 from workers.errors import ConfigurationError
-from workers.repository import DiskPoint, Point, restore_disk
+from workers.repository import DiskPoint, Point, Repository, restore_disk
 
 THREADS = 8
 """Objects fetched at a time: hides the store's latency, and two cores decrypt no faster with more."""
@@ -25,6 +26,10 @@ def restore(
     ],
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The file to write, sparse.")],
     vdi: Annotated[str | None, typer.Option("--vdi", metavar="UUID", help="Which disk of the point.")] = None,
+    metadata: Annotated[
+        bool,
+        typer.Option("--metadata", help="The VM's metadata (an XVA for import_metadata) instead of a disk."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE when it exists.")] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -33,6 +38,9 @@ def restore(
     invocation = Invocation.of(context, config, as_json)
     with open_for_reading(invocation.settings()) as (store, keys, repository):
         found = repository.find_point(point)
+        if metadata:
+            _restore_metadata(invocation, repository, found, vdi, to, force=force)
+            return
         disk = pick_disk(found, vdi)
         with byte_bar("restoring", None if as_json else disk.virtual_size) as advance:
             done = restore_disk(store, keys, disk, to, force=force, threads=THREADS, progress=advance)
@@ -48,6 +56,29 @@ def restore(
             f"Restored {disk.vdi} of {found.vm} as of {found.time} to {to}:"
             f" {size(done.bytes)} in {duration(done.seconds)}, every block checked.",
             markup=False,
+        ),
+    )
+
+
+def _restore_metadata(
+    invocation: Invocation, repository: Repository, point: Point, vdi: str | None, to: Path, *, force: bool
+) -> None:
+    if vdi is not None:
+        raise ConfigurationError("--metadata is of the whole VM: leave --vdi out")
+    began = time.monotonic()
+    data = repository.vm_metadata(point)
+    try:
+        with to.open("wb" if force else "xb") as file:
+            file.write(data)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{to} exists already; --force replaces it") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {to}: {error.strerror}") from error
+    seconds = round(time.monotonic() - began, 3)
+    invocation.answer(
+        {"point": point.id, "vdi": None, "file": str(to), "bytes": len(data), "seconds": seconds},
+        lambda console: console.print(
+            f"Wrote the metadata of {point.vm} as of {point.time} to {to}: {size(len(data))}.", markup=False
         ),
     )
 

@@ -6,6 +6,7 @@ import io
 import re
 import stat
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from workers.repository import (
     create_repository,
     load_private_keys,
     open_store,
+    point_id,
     recover_private_key,
 )
 from workers.settings import load_settings
@@ -258,3 +260,28 @@ def test_recover_key(cbtfleet: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp
     assert cbtfleet.json("recover-key") == {"file": str(private)}
     cbtfleet.json("restore", point.id, "--to", str(tmp_path / "disk.img"))
     assert (tmp_path / "disk.img").read_bytes() == content
+
+
+def test_the_vms_metadata_are_shown_and_written(initialised: CommandLine) -> None:
+    point, _ = back_up(initialised)
+    settings = load_settings(initialised.config).repository
+    with closing(open_store(settings)) as store:
+        repository = Repository.open(store, load_private_keys(store, settings, lambda: PASSPHRASE))
+        kept = repository.keep_vm_metadata("run-2", VM, "2026-11-23T01:00:00Z", b"an XVA")
+        assert repository.keep_vm_metadata("run-2", VM, "2026-11-23T01:00:00Z", b"another") == kept
+        later = replace(
+            point, id=point_id("run-2", VM), run="run-2", time="2026-11-23T01:00:00Z", metadata=kept
+        )
+        repository.commit_point(later)
+        assert b"an XVA" not in store.get(kept.key)
+    lines = initialised("points").out.splitlines()
+    assert [line.split()[-1] for line in lines[1:3]] == ["no", "B"]
+    target = initialised.folder / "web.xva"
+    args = ("restore", later.id, "--metadata", "--to", str(target))
+    assert initialised.json(*args)["bytes"] == 6
+    assert target.read_bytes() == b"an XVA"
+    assert "exists already" in initialised(*args).said
+    assert "leave --vdi out" in initialised(*args, "--vdi", DISK).said
+    done = initialised("restore", point.id, "--metadata", "--to", str(target), "--force")
+    assert (done.code, "without its VM's metadata" in done.said) == (1, True)
+    assert target.read_bytes() == b"an XVA"

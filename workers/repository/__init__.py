@@ -32,8 +32,8 @@ from workers.repository.open import (
 )
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
-from workers.repository.point import DiskPoint, Point, SegmentRef
-from workers.repository.repository import Repository, StoredBatches
+from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata
+from workers.repository.repository import MAX_VM_METADATA, Repository, StoredBatches
 from workers.repository.restore import (
     Restored,
     RestoreFailed,
@@ -60,6 +60,7 @@ from workers.repository.verify import Damage, Verified, verify_points
 
 __all__ = [
     "ENTRY",
+    "MAX_VM_METADATA",
     "AccessDenied",
     "AlreadyWritten",
     "BlockMap",
@@ -107,6 +108,7 @@ __all__ = [
     "StoredBatches",
     "TargetExists",
     "Verified",
+    "VmMetadata",
     "WorkerKeys",
     "configured_passphrase",
     "create_repository",

@@ -5,6 +5,7 @@ segments/<disk>/<run>/<number>       segments/<disk>/<run>/merged-<number>
 bitmaps/<disk>/<run>                 points/<vm>/<time>-<id>
 runs/<run>/open                      runs/<run>/result
 runs/<run>/vms/<vm>                  known/<run>/<disk>/<number>
+metadata/<vm>/<time>-<id>
 """
 
 from __future__ import annotations
@@ -103,8 +104,17 @@ def point_id(run: str, vm_uuid: str) -> str:
 
 def point_key(vm_uuid: str, time: str, identifier: str) -> str:
     """`time` is ISO 8601 UTC to the second, `2026-11-22T01:00:00Z`. Raises RepositoryError when it is not."""
+    return f"points/{_of_point(vm_uuid, time, identifier)}"
+
+
+def metadata_key(vm_uuid: str, time: str, identifier: str) -> str:
+    """Of the VM's metadata as they were at this restore point. Raises RepositoryError as `point_key` does."""
+    return f"metadata/{_of_point(vm_uuid, time, identifier)}"
+
+
+def _of_point(vm_uuid: str, time: str, identifier: str) -> str:
     match = _TIME.fullmatch(time)
     if match is None:
         raise RepositoryError(f"a restore point's time must look like 2026-11-22T01:00:00Z, not {time!r}")
     stamp = "{}{}{}T{}{}{}Z".format(*match.groups())
-    return f"points/{checked_name(vm_uuid)}/{stamp}-{identifier}"
+    return f"{checked_name(vm_uuid)}/{stamp}-{identifier}"

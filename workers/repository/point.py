@@ -63,6 +63,14 @@ class DiskPoint:
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class VmMetadata:
+    """Where the VM's metadata are, and how many bytes they have when they are read."""
+
+    key: str
+    size: Count
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Point:
     """`time` is ISO 8601 in UTC to the second, `2026-11-22T01:00:00Z`; `id` is `point_id(run, vm_uuid)`."""
 
@@ -75,6 +83,8 @@ class Point:
     disks: tuple[DiskPoint, ...]
     policy: str | None = None
     """Whose `keep` decides about it; None: made by hand, so it stays until it is forgotten by hand."""
+    metadata: VmMetadata | None = None
+    """None: the pool did not give them, or the point is from before they were kept."""
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
 from workers.repository.earlier_blocks import write_known_hashes
 from workers.repository.errors import (
+    AlreadyWritten,
     DamagedObject,
     PointAmbiguous,
     PointNotFound,
@@ -27,6 +28,7 @@ from workers.repository.naming import (
     bitmap_key,
     checked_name,
     known_prefix,
+    metadata_key,
     open_run_key,
     pack_prefix,
     point_id,
@@ -34,11 +36,13 @@ from workers.repository.naming import (
     run_vm_key,
     run_vms_prefix,
 )
-from workers.repository.point import DiskPoint, Point, SegmentRef, decode_point, encode_point
+from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
 from workers.repository.sealed_objects import MAX_JSON, SealedObjects
 from workers.repository.store import ObjectMissing, Store
 from workers.repository.write_segments import SegmentWriter
 
+MAX_VM_METADATA = 64 << 20
+"""Bytes. The records of a VM, its disks and networks are some ten KiB, and there may be a TPM's contents."""
 _MAX_BITMAP = 256 << 20
 _VIRTUAL_SIZE = struct.Struct("<Q")
 _POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
@@ -199,6 +203,29 @@ class Repository:
         """
         writer = SegmentWriter(self._store, self._keys, run, disk, plan.virtual_size)
         return writer.write(plan, parent, earlier)
+
+    # What a VM is besides its disks
+
+    def keep_vm_metadata(self, run: str, vm_uuid: str, time: str, data: bytes) -> VmMetadata:
+        """Keeps an XVA without disks for the point that this run makes of the VM at `time`; again is fine:
+        the first one stays. Raises RepositoryError when it is larger than `MAX_VM_METADATA`."""
+        if len(data) > MAX_VM_METADATA:
+            raise RepositoryError(f"a VM's metadata of {len(data)} bytes are more than are kept")
+        key = metadata_key(vm_uuid, time, point_id(run, vm_uuid))
+        try:
+            self._objects.put(key, data, MAX_VM_METADATA)
+        except AlreadyWritten:
+            data = self._objects.get(key, MAX_VM_METADATA)
+        return VmMetadata(key, len(data))
+
+    def vm_metadata(self, point: Point) -> bytes:
+        """Raises PointNotFound when the point has none, ObjectMissing, DamagedObject."""
+        if point.metadata is None:
+            raise PointNotFound(f"restore point {point.id} was made without its VM's metadata")
+        data = self._objects.get(point.metadata.key, MAX_VM_METADATA)
+        if len(data) != point.metadata.size:
+            raise DamagedObject(point.metadata.key, "it has another size than its restore point says")
+        return data
 
     # Points
 

@@ -60,6 +60,10 @@ class BadAnswer(AnswerLost):
     """An answer that is not XenAPI: an HTTP error, broken XML, or a reply without its parts."""
 
 
+class NotServed(XapiError):
+    """This pool's XAPI has nothing at that path."""
+
+
 class XapiFailure(XapiError):
     """XAPI answered with a failure: `code` and `params` as it sent them, the meaning in the text.
 

@@ -16,6 +16,7 @@ from typing import Any
 import XenAPI
 
 from workers.xenapi.connection import Server
+from workers.xenapi.download import download
 from workers.xenapi.errors import (
     AnswerLost,
     BadAnswer,
@@ -78,6 +79,11 @@ class Login:
         """The call's value; it goes over the wire once. Raises a subclass of XapiError."""
         with self._translated(method):
             return self._proxy.xenapi_request(method, tuple(wire(argument) for argument in args))
+
+    def download(self, path: str, limit: int, deadline: float) -> bytes:
+        """What XAPI serves there to this session. Raises what `workers.xenapi.download` raises."""
+        server, timeout = self._transport.server, self._transport.timeout
+        return download(server, path, self.reference or "", timeout, limit, deadline)
 
     def close(self) -> None:
         """Logs out and closes the connection. Never fails; twice is fine."""

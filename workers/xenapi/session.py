@@ -134,6 +134,21 @@ class Session:
             log.debug("%s", error)
             return None
 
+    def download(self, path: str, *, limit: int, deadline: float) -> bytes:
+        """The body of a GET of `path`, "/export_metadata?uuid=…": at most `limit` bytes, within `deadline`
+        seconds. Asked again once, in a new session, when the pool has ended this one.
+
+        Raises NotServed when this pool serves no such thing, XapiFailure when the user's role does not
+        suffice, SessionLost, PoolUnreachable, or AnswerLost and its subclasses.
+        """
+        self._check_use(path.partition("?")[0])
+        try:
+            return self._login.download(path, limit, deadline)
+        except SessionLost as gone:
+            log.info("%s; logging in again", gone)
+            self._log_in_again(known_still=False)
+        return self._login.download(path, limit, deadline)
+
     def own(self, field: str) -> Any:
         """A field of this session's own record, e.g. "is_local_superuser". Raises as `call` does."""
         return self.call(f"session.get_{field}", self._login.reference)

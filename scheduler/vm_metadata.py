@@ -1,0 +1,46 @@
+"""What a VM is besides its disks, kept with each restore point: name, memory, CPUs, networks, drives, notes.
+
+It is the live VM's, exported right after the snapshot: its disks have the uuids that the restore point names,
+so an import can be told which restored disk is which.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from scheduler.context import ControlContext
+from workers.errors import CbtfleetError
+from workers.repository import MAX_VM_METADATA
+from workers.xenapi import NotServed, Session
+
+log = logging.getLogger(__name__)
+
+DEADLINE = 60.0
+"""Seconds. XAPI writes some records: it takes a moment, or something is wrong."""
+
+
+def keep_vm_metadata(
+    context: ControlContext, session: Session, run: str, vm_uuid: str, facts: dict[str, Any]
+) -> None:
+    """Puts `metadata` into the VM's facts, or a line into their `warnings`: nothing fails without it.
+
+    Needs the facts' `time`, the restore point's.
+    """
+    try:
+        data = session.download(f"/export_metadata?uuid={vm_uuid}", limit=MAX_VM_METADATA, deadline=DEADLINE)
+        facts["metadata"] = asdict(context.repository.keep_vm_metadata(run, vm_uuid, facts["time"], data))
+    except NotServed as error:
+        _say_once(f"{error}; restore points are made without VM metadata")
+    except CbtfleetError as error:
+        line = f'VM "{facts["name"]}": the restore point is made without the VM\'s metadata: {error}'
+        log.warning("%s", line)
+        facts.setdefault("warnings", []).append(line)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A pool that has no metadata to give has none tomorrow: no remark every night."""
+    log.info("%s", text)
