@@ -659,6 +659,9 @@ active proctype fleet()
 		if
 		:: closing[n] > 0 -> closing[n]--; SAY("the host lets a connection go")
 		:: closing_plugged[n] > 0 -> closing_plugged[n]--; SAY("the host unplugs and lets go")
+#ifdef UNPLUGS_FIRST
+		:: closing_plugged[n] > 0 -> closing_plugged[n]--; closing[0]++; SAY("the host unplugs, and counts it for a moment")
+#endif
 		:: else
 		fi;
 		c_code { settle(); } }

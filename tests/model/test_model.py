@@ -8,6 +8,7 @@ from tests.model.run import CONFIGURATIONS, Configuration, check, missing_progra
 
 FEW = (
     "quarantine, 1 slot, 2 workers",
+    "confirmed, 1 slot, 2 workers",
     "no barrier",
     "cut later than the lease",
     "no linger after CLEAN",
