@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pytest
 
+from tests.until import until
 from workers import transfer
 from workers.chunks import CHUNK_SIZE
 from workers.errors import CbtfleetError
@@ -264,7 +265,7 @@ class StoreDown(CbtfleetError):
     pass
 
 
-@pytest.mark.parametrize("where", ["add", "finish", "put", "commit", "take"])
+@pytest.mark.parametrize("where", ["begin", "add", "finish", "put", "commit", "take"])
 def test_the_first_failure_ends_every_thread(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, plan = disk_and_plan(4, 8 * BATCH_BLOCKS, 1.0)
     connection, batches = MemoryConnection(disk), Batches(plan)
@@ -276,6 +277,8 @@ def test_the_first_failure_ends_every_thread(where: str, monkeypatch: pytest.Mon
 
     def new_pack(batch: int) -> PlainPack:
         packs.append(PlainPack(batch))
+        if where == "begin" and batch == 1:
+            fail()
         if where in ("add", "finish") and batch == 1:
             monkeypatch.setattr(packs[-1], where, fail)
         return packs[-1]
@@ -287,6 +290,19 @@ def test_the_first_failure_ends_every_thread(where: str, monkeypatch: pytest.Mon
         Transfer(connection, plan, batches, new_pack, put).run()  # type: ignore[arg-type]
     assert threading.active_count() == before
     assert connection.aborted.is_set()
+
+
+def test_reading_does_not_wait_for_a_pack_to_begin() -> None:
+    """What the store knows of its blocks comes from far away."""
+    disk, plan = disk_and_plan(6, BATCH_BLOCKS, 1.0)
+    connection, batches = MemoryConnection(disk), Batches(plan)
+
+    def new_pack(batch: int) -> PlainPack:
+        until(lambda: len(connection.read_blocks) >= CHUNK_SIZE // BLOCK_SIZE)
+        return PlainPack(batch)
+
+    assert Transfer(connection, plan, batches, new_pack, lambda pack: None).run() is Verdict.EMPTY  # type: ignore[arg-type]
+    assert list(batches.committed) == [0]
 
 
 def test_memory_is_bounded_however_slow_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
