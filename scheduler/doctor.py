@@ -6,13 +6,14 @@ what they told  -->  checks, each for itself: one that cannot look says so, the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scheduler.checks.attempt import Attempt, NotInTime, checks_of
+from scheduler.checks.attempt import Attempt, checks_of
 from scheduler.checks.check import Check, State, Subject, counted
 from scheduler.checks.drives import Chosen, choose
 from scheduler.checks.keys import check_keys
@@ -45,8 +46,12 @@ from scheduler.hooks import check_hooks
 from scheduler.nights import slot_run
 from scheduler.notifications import parse_notifications
 from scheduler.policy import Policy, parse_policies
-from workers.errors import CbtfleetError
+from workers.errors import CbtfleetError, ConfigurationError
+from workers.fleet import LedgerUnreachable
+from workers.repository import StoreError
 from workers.settings import RepositorySettings, Settings
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
 """For each thing that is asked, all of them at once: beyond that a person had better look at it himself."""
@@ -71,11 +76,13 @@ def examine(settings: Settings, settings_file: Path, *, all_of_them: bool = Fals
     found, policies = check_configuration(settings, settings_file)
     found += checks_of(STORE, "store", store.result)
     found += checks_of(REDIS, "redis", server.result)
-    told = _told(ledger)
+    told, trouble = _told(ledger, LedgerUnreachable)
     if told is not None:
         found += checks_of(FLEET, "fleet.nodes", partial(check_fleet, told))
         found += checks_of(FLEET, "slots", partial(check_slots, told))
-    kept = _told(repository)
+    elif trouble:
+        found.append(FLEET.warning("fleet.nodes", f"not known: {trouble}", "look at Redis, then again"))
+    kept, unread = _told(repository, ConfigurationError, StoreError)
     for each in gathering:
         _told(each)  # what came in time is in the facts
     with closing_store(kept):
@@ -85,7 +92,7 @@ def examine(settings: Settings, settings_file: Path, *, all_of_them: bool = Fals
         for name, policy in policies.items():
             facts = pools[policy.pool]
             look = Attempt(
-                partial(look_at_policy, name, policy, facts, kept, all_of_them),
+                partial(look_at_policy, name, policy, facts, kept, all_of_them, unread),
                 LOOK_SECONDS,
             )
             found += checks_of(policy_subject(name), "policy.vms", look.result)
@@ -174,9 +181,17 @@ def _disks_of(policies: Mapping[str, Policy], facts: PoolFacts) -> list[str] | N
 
 
 def look_at_policy(
-    name: str, policy: Policy, facts: PoolFacts, kept: RepositoryFacts | None, all_of_them: bool
+    name: str,
+    policy: Policy,
+    facts: PoolFacts,
+    kept: RepositoryFacts | None,
+    all_of_them: bool,
+    unread: str = "",
 ) -> list[Check]:
-    """Every Check of one policy; of a pool that did not let us in, and without a repository, but a few."""
+    """Every Check of one policy; of a pool that did not let us in, and without a repository, but a few.
+
+    `unread`: why there are no facts of the repository, where no other check says so.
+    """
     subject = policy_subject(name)
     now = datetime.now(UTC)
     found = checks_of(subject, "policy.schedule", partial(check_schedule, name, policy, now))
@@ -188,6 +203,9 @@ def look_at_policy(
         return [*found, *checks_of(subject, "policy.vms", partial(_fail, error))]
     found += check_vms(name, chosen)
     if kept is None:
+        if unread:
+            todo = "look at the store, then again"
+            found.append(subject.warning("policy.tonight", f"not known: {unread}", todo))
         return found
     found += checks_of(
         subject, "policy.tonight", lambda: _tonight(name, policy, chosen, facts, kept, all_of_them)
@@ -226,12 +244,17 @@ def _fail(error: CbtfleetError) -> Any:
     raise error
 
 
-def _told(attempt: Attempt[T]) -> T | None:
-    """None when it failed: the check of that very thing says why."""
+def _told(attempt: Attempt[T], *said_elsewhere: type[CbtfleetError]) -> tuple[T | None, str]:
+    """What came of it, or None and why; "" for what the check of that very thing says anyway."""
     try:
-        return attempt.result()
-    except (CbtfleetError, NotInTime):
-        return None
+        return attempt.result(), ""
+    except said_elsewhere:
+        return None, ""
+    except CbtfleetError as error:
+        return None, str(error)
+    except Exception as error:
+        log.debug("unexpected", exc_info=True)
+        return None, f"unexpected {type(error).__name__}"
 
 
 def worst(checks: Sequence[Check]) -> State:

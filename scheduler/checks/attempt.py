@@ -14,23 +14,23 @@ from workers.errors import CbtfleetError
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class NotInTime(CbtfleetError):
     """The look did not end before its deadline; its thread is left to itself."""
 
 
-class Attempt(Generic[T]):
+class Attempt(Generic[T_co]):
     """`call` runs at once. A daemon thread: one that hangs does not keep the process from ending."""
 
-    def __init__(self, call: Callable[[], T], seconds: float) -> None:
+    def __init__(self, call: Callable[[], T_co], seconds: float) -> None:
         self._until = time.monotonic() + seconds
         self._seconds = seconds
-        self._future: Future[T] = Future()
+        self._future: Future[T_co] = Future()
         threading.Thread(target=self._run, args=(call,), name="doctor", daemon=True).start()
 
-    def result(self) -> T:
+    def result(self) -> T_co:
         """What `call` returned. Raises what it raised, or NotInTime."""
         try:
             return self._future.result(max(0.0, self._until - time.monotonic()))
@@ -39,7 +39,7 @@ class Attempt(Generic[T]):
                 raise
             raise NotInTime(f"no answer within {self._seconds:g} s") from None
 
-    def _run(self, call: Callable[[], T]) -> None:
+    def _run(self, call: Callable[[], T_co]) -> None:
         try:
             self._future.set_result(call())
         except BaseException as error:  # noqa: BLE001  (whoever asks for the result gets it)

@@ -9,11 +9,9 @@ from scheduler.checks.attempt import Attempt, NotInTime
 from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.pool import pool_subject
 from scheduler.checks.pool_facts import PoolFacts
+from workers.fleet.grants import MOST_CONNECTIONS
 from workers.nbd_check import Meeting, meet_server
 from workers.xenapi import NbdHost, PoolNbd
-
-MOST = 16
-"""Connections that a host serves at once, everybody's together."""
 
 _MEETING_SECONDS = 30.0
 
@@ -60,8 +58,8 @@ def check_doors(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]:
     meetings = {}
     for host in hosts:
         used = in_use.get(host.uuid, 0)
-        if used >= MOST - 1:
-            said = f"{host.name}: not tried, as {used} of its {MOST} connections are in use"
+        if used >= MOST_CONNECTIONS - 1:
+            said = f"{host.name}: not tried, as {used} of its {MOST_CONNECTIONS} connections are in use"
             found.append(subject.warning("pool.handshake", said, _ADVICE["busy"], host.name))
             continue
         meetings[host.uuid] = Attempt(partial(_meet, facts, nbd, host), _MEETING_SECONDS)

@@ -105,7 +105,8 @@ class PoolFacts:
                             partial(self._certificate, session, ref),
                         )
         except CbtfleetError as error:
-            self.refused = error
+            if not self.master_address:
+                self.refused = error
 
     def _ask(self, what: str, question: Callable[[], None]) -> None:
         try:

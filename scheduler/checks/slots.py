@@ -9,11 +9,11 @@ from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.ledger_facts import LedgerFacts
 from scheduler.checks.pool import pool_subject
 from scheduler.checks.pool_facts import PoolFacts
-from scheduler.marks import MARK_REPOSITORY
+from scheduler.marks import mark_of
 from scheduler.slot_report import is_closed, is_uncounted, troubles
+from workers.fleet.grants import MOST_CONNECTIONS
 
 FLEET = Subject("fleet")
-MOST = 16
 
 
 def check_slots(facts: LedgerFacts) -> list[Check]:
@@ -74,7 +74,7 @@ def plugged_disks(facts: PoolFacts, repository_id: str | None) -> dict[str, Plug
         disk = facts.of("VDI").get(vbd["VDI"])
         if host not in counts or vbd.get("empty") or disk is None:
             continue
-        if repository_id is not None and disk["other_config"].get(MARK_REPOSITORY) == repository_id:
+        if repository_id is not None and mark_of(disk, repository_id) is not None:
             counts[host][0] += 1
         elif disk["is_a_snapshot"]:
             counts[host][1] += 1
@@ -96,9 +96,9 @@ def check_connections(
             said = f"{host}: {counted(extra, 'disk')} of ours plugged in that no stream holds"
             todo = "left over; when they stay, on that host: systemctl restart xapi-nbd"
             found.append(subject.warning(name, said, todo, host))
-        room = MOST - count.others
+        room = MOST_CONNECTIONS - count.others
         if count.others and facts.settings.connections_per_host > room:
-            said = f"{host}: others have {counted(count.others, 'connection')} of its {MOST}"
+            said = f"{host}: others have {counted(count.others, 'connection')} of its {MOST_CONNECTIONS}"
             todo = f"let the others end, or set pools.{facts.name}.connections_per_host = {max(1, room)}"
             found.append(subject.warning(name, said, todo, host))
     if not found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -330,6 +331,8 @@ def test_what_hangs_is_given_up_and_all_the_rest_is_shown(
         raise KeyError("secret")
 
     monkeypatch.setattr(doctor, "check_version", breaks)
+    going_on = threading.Event()
+    monkeypatch.setattr(doctor, "read_repository", lambda _: going_on.wait(30))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = Settings.model_validate(
             {
@@ -343,9 +346,13 @@ def test_what_hangs_is_given_up_and_all_the_rest_is_shown(
                         "ca_file": pool.ca_file,
                     }
                 },
+                "policies": {"nightly": {"pool": "lab", "include": {"tags": ["backup"]}}},
             }
         )
         checks = doctor.examine(settings, tmp_path / "cbtfleet.toml")
+    going_on.set()
+    assert named(checks, "policy.vms").state == "ok"
+    assert named(checks, "policy.tonight").said == "not known: no answer within 1.5 s"
     assert named(checks, "redis").said == "could not be looked at: no answer within 1.5 s"
     assert named(checks, "pool.version").said == "could not be looked at: unexpected KeyError"
     names = {check.name for check in checks}

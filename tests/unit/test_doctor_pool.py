@@ -19,7 +19,7 @@ from scheduler.checks.pool_facts import KINDS, PoolFacts
 from scheduler.checks.slots import Plugged, check_connections, plugged_disks
 from scheduler.checks.storage import check_storage
 from scheduler.doctor import look_at_pool
-from scheduler.marks import MARK_REPOSITORY
+from scheduler.marks import Mark
 from tests.until import until
 from workers.fleet import Host
 from workers.nbd import Deadlines
@@ -407,8 +407,8 @@ def test_connections_of_ours_that_nobody_holds_and_those_of_others(pool: Simulat
     host = pool.hosts[0]
     with Session.login("lab", settings_of(pool)) as session:
         snapshots = [session.call("VDI.snapshot", session.call("VDI.get_by_uuid", live)) for _ in range(2)]
-        session.call("VDI.add_to_other_config", snapshots[0], MARK_REPOSITORY, "ours")
         uuids = [session.call("VDI.get_uuid", ref) for ref in snapshots]
+        Mark("run", "ours", uuids[0], vm["uuid"], live, "Running").write(session, snapshots[0])
         with pool.state.lock:
             vbds = [attach_to_dom0(pool.state, host.ref, uuid, "OpaqueRef:1") for uuid in uuids]
         try:
