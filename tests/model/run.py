@@ -81,7 +81,7 @@ CONFIGURATIONS = [
     _broken_deep("confirmed: no look at the lease", f"{CONFIRMED} NO_LOOK"),
     _broken_deep("confirmed: overdue, but renewed, goes on", f"{CONFIRMED} OVERDUE_GOES_ON"),
     _broken_deep("confirmed: fence not checked", f"{CONFIRMED} NO_FENCE"),
-    _broken_deep("confirmed: an expired grant can be claimed", f"{CONFIRMED} CLAIM_EXPIRED"),
+    _broken("confirmed: an expired grant can be claimed", f"{CONFIRMED} CLAIM_EXPIRED"),
     _broken_deep("confirmed: no census after a barrier", f"{CONFIRMED} NO_COUNT_AFTER_BARRIER"),
     _broken_deep("confirmed: an older answer is believed", f"{CONFIRMED} OLD_ANSWER_BELIEVED"),
     _broken_deep("confirmed: HELD since the question explains", f"{TWO} NO_RESTART HELD_SINCE_COUNTS"),
