@@ -230,14 +230,18 @@ def _pack_maker(context: StreamContext, work: DiskWork) -> Callable[[int], PackW
         else None
     )
 
+    level = logging.WARNING
+
     def known_of(batch: int) -> bytes:
-        """What cannot be read is stored again: no disk fails because it could have been spared that."""
+        """What cannot be compared is stored: no disk fails because of what it could have been spared."""
+        nonlocal level
         if known is None:
             return b""
         try:
             return known.of(batch)
         except CbtfleetError as error:
-            log.warning("%s: its blocks are not compared, all are stored: %s", _disk_name(work), error)
+            log.log(level, "%s: its blocks are not compared, all are stored: %s", _disk_name(work), error)
+            level = logging.DEBUG  # said once a stream
             return b""
 
     def new_pack(batch: int) -> PackWriter:
