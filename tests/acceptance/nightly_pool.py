@@ -156,21 +156,17 @@ class NightlyPool:
         self.simulator.post("/master", {"host": self.host(number)})
         self._master = number
 
-    def move_to_local_storage(self, name: str, number: int) -> str:
-        """A disk to its host's own storage, as people do it: tracking off first, or XenServer refuses.
-
-        Returns the uuid that the disk had before: XenServer gives it a new one.
-        """
-        old = self.disks()[name]["vdi"]
+    def move_to_local_storage(self, name: str, number: int) -> None:
+        """A disk to its host's own storage, as people do it: tracking off first, or XenServer refuses. Its
+        uuid is another one afterwards."""
         with self.administrator() as api:
-            ref = api.VDI.get_by_uuid(old)
+            ref = api.VDI.get_by_uuid(self.disks()[name]["vdi"])
             api.VDI.disable_cbt(ref)
             plugged = [pbd["SR"] for pbd in api.PBD.get_all_records().values()
                        if pbd["host"] == api.host.get_by_uuid(self.host(number))]  # fmt: skip
             [local] = [sr for sr in plugged if not api.SR.get_shared(sr)]
             api.VDI.pool_migrate(ref, local, {})
         self.written.pop(name, None)
-        return str(old)
 
     # What is seen from outside
 
