@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workers.xenapi import Session
+from workers.xenapi import Session, XapiFailure
 
 MARK_RUN = "cbtfleet:run"
 MARK_REPOSITORY = "cbtfleet:repository"
@@ -40,7 +40,12 @@ class Mark:
                 continue
             if key in there:
                 session.call("VDI.remove_from_other_config", vdi_ref, key)
-            session.call("VDI.add_to_other_config", vdi_ref, key, value)
+            try:
+                session.call("VDI.add_to_other_config", vdi_ref, key, value)
+            except XapiFailure as failure:  # another scheduler was quicker
+                now = session.call("VDI.get_other_config", vdi_ref)
+                if failure.code != "MAP_DUPLICATE_KEY" or now.get(key) != value:
+                    raise
 
     def _fields(self) -> dict[str, str]:
         """The repository last: a mark that was only begun is none."""
