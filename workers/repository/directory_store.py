@@ -133,7 +133,7 @@ class DirectoryStore:
 
     def _check_root(self) -> None:
         if not self._root.is_dir():
-            raise BucketMissing(f"the folder {self._root} is gone; is it still mounted?")
+            raise StoreUnavailable(f"the folder {self._root} is gone; is it still mounted?")
 
     def _make_folder(self, folder: Path) -> None:
         """Makes the folders below the root, each one durable. The root itself is never made."""
