@@ -21,6 +21,7 @@ from scheduler.requests import RunRequest
 from scheduler.selection import select_vms
 from scheduler.snapshot_hooks import SnapshotHooks
 from scheduler.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
+from scheduler.turns import take_turn, take_turn_as_before
 from scheduler.vm_metadata import keep_vm_metadata
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
@@ -86,6 +87,8 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
         facts = {**record.facts, "committed": True}
     else:
+        if record is None:
+            take_turn_as_before(context, run, vm_uuid, request.pool)
         with context.sessions.borrow(request.pool) as session:
             planned = None
             if record is None:
@@ -128,7 +131,10 @@ class _VmPlanner:
 
     def plan(self) -> list[DiskWork]:
         vm_ref = self._session.call("VM.get_by_uuid", self._vm_uuid)
-        drives = self._choose(read_drives(self._session, self._session.call("VM.get_record", vm_ref)))
+        vm = self._session.call("VM.get_record", vm_ref)
+        drives = self._choose(read_drives(self._session, vm))
+        if drives:
+            take_turn(self._context, self._session, self._run, self._request.pool, vm, drives)
         trouble = {drive.ref: self._switch_tracking_on(drive) for drive in drives}
         drives = [drive for drive in drives if drive.ref not in self._left_out]
         works: list[DiskWork] = []

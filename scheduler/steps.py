@@ -3,6 +3,7 @@
 due --publish--> claimed (lease, renewed) --+--> finished
  ^                    |                     |
  +---- lease ran out -+                     +--> failed with one line: the run goes on without it
+ +---- not its turn --+
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scheduler.context import ControlContext
 from scheduler.finishing import end_run, finish_vm
 from scheduler.patience import with_patience
 from scheduler.planning import plan_run, plan_vm
+from scheduler.turns import NotItsTurn
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import STEP_QUEUE, STEP_TASK, Step
@@ -76,6 +78,9 @@ def do_step(context: ControlContext, step: Step) -> bool:
             with_patience(lambda: _do(context, step))
         except LedgerUnreachable:
             raise
+        except NotItsTurn as wait:
+            context.ledger.put_off_step(step, fence, wait.seconds)
+            return False
         except CbtfleetError as error:
             log.error("run %s, %s %s: %s", step.run, step.name, step.subject, error)
             failure = str(error)

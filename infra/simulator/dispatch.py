@@ -66,11 +66,19 @@ def _run(state: State, host: str, method: str, params: list[Any], in_task: Fault
         check_role(state, session, found.method, found.role)
     if not asynchronous:
         context = Context(state, host, session, f"OpaqueRef:{uuid.uuid4()}", found.method)
-        return found.function(context, *arguments)
+        return _function(state, found)(context, *arguments)
     context = Context(state, host, session, start_task(state, session, host, found.method), found.method)
-    work = partial(_run_with, in_task, state, partial(found.function, context, *arguments))
+    work = partial(_run_with, in_task, state, partial(_function(state, found), context, *arguments))
     state.start_thread(partial(run_task, state, context.task, work), found.method)
     return context.task
+
+
+def _function(state: State, found: Call) -> Callable[..., Any]:
+    def logged(*arguments: Any) -> Any:
+        with state.log.running(found.method):
+            return found.function(*arguments)
+
+    return logged
 
 
 def _arguments(found: Call, params: list[Any]) -> tuple[str, list[Any]]:

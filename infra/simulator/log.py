@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -37,10 +39,13 @@ class ActivityLog:
     reads: list[tuple[str, str, int, int, int]] = field(default_factory=list)
     """(host, vdi, offset, length, connection id), in the order in which they were answered."""
     calls: Counter[str] = field(default_factory=Counter)
+    peak_calls: dict[str, int] = field(default_factory=dict)
+    """By method, without "Async.": the most that ran at once."""
     rejects: Counter[str] = field(default_factory=Counter)
     peak: dict[str, int] = field(default_factory=dict)
     peak_sockets: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _running: Counter[str] = field(default_factory=Counter)
     _slots: Counter[str] = field(default_factory=Counter)
     _sockets: Counter[str] = field(default_factory=Counter)
     _next: int = 1
@@ -93,12 +98,25 @@ class ActivityLog:
         with self._lock:
             self.calls[method] += 1
 
+    @contextmanager
+    def running(self, method: str) -> Iterator[None]:
+        """While a call runs, whichever way it was made."""
+        with self._lock:
+            self._running[method] += 1
+            self.peak_calls[method] = max(self.peak_calls.get(method, 0), self._running[method])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[method] -= 1
+
     def clear(self) -> None:
         """Forgets all but what is open now."""
         with self._lock:
             self.connections = [entry for entry in self.connections if entry.closed is None]
             self.reads.clear()
             self.calls.clear()
+            self.peak_calls = {method: count for method, count in self._running.items() if count}
             self.rejects.clear()
             self.peak = {host: slots for host, slots in self._slots.items() if slots}
             self.peak_sockets = {host: sockets for host, sockets in self._sockets.items() if sockets}
@@ -113,5 +131,6 @@ class ActivityLog:
                 "peak_sockets": dict(self.peak_sockets),
                 "rejects": dict(self.rejects),
                 "calls": dict(self.calls),
+                "peak_calls": dict(self.peak_calls),
                 "slots": {host: slots for host, slots in self._slots.items() if slots},
             }

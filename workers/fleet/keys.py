@@ -15,6 +15,9 @@ KEYS = {
     "vm": "cbtfleet:vm:",
     "steps": "cbtfleet:steps",
     "step": "cbtfleet:step:",
+    "turn": "cbtfleet:turn:",
+    "turn_line": "cbtfleet:turn-line:",
+    "turns": "cbtfleet:turns:",
     # disks
     "disks": "cbtfleet:disks:",
     "disk": "cbtfleet:disk:",

@@ -67,6 +67,8 @@ class Ledger:
         self.renew_step = steps.renew_step
         self.finish_step = steps.finish_step
         self.step_attempts = steps.step_attempts
+        self.put_off_step = steps.put_off_step
+        self.take_turn = steps.take_turn
 
         grants = Grants(scripts)
         self.set_host = grants.set_host

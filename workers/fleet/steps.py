@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from workers.fleet.keys import KEYS, plain
 from workers.fleet.scripts import Scripts, request_id, text
 from workers.messages import Step
@@ -28,6 +31,22 @@ class Steps:
     def finish_step(self, step: Step, fence: int) -> bool:
         """Removes the step; False when it was no longer the caller's."""
         return bool(self._scripts.call("finish_step", *_parts(step), fence))
+
+    def put_off_step(self, step: Step, fence: int, seconds: float) -> bool:
+        """Gives the claim back; the step is due again after so long. False when it was not the caller's."""
+        return bool(self._scripts.call("put_off_step", *_parts(step), fence, round(seconds * 1000)))
+
+    def take_turn(self, step: Step, pool: str, places: Mapping[str, int] | None = None) -> int | None:
+        """Asks for a permit at all of `places`: name -> how many steps may be there at once.
+
+        0: it is the step's turn, until the step is finished or its lease has run out. n: it is the n-th that
+        waits; ask again within `Timing.turn_wait`. First come, first served: nobody overtakes at a place
+        whose name begins with "sr/". Without `places` those of the last time are meant; None: they are not
+        known.
+        """
+        named = "" if places is None else json.dumps(sorted(places.items()))
+        position = int(self._scripts.call("take_turn", *_parts(step), pool, named))
+        return None if position < 0 else position
 
     def step_attempts(self, step: Step) -> int:
         """How often the step was claimed; 0 when it is done or not claimed yet."""

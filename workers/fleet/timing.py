@@ -88,6 +88,10 @@ class Timing:
     step_republish: float = 5.0
     """A published control step that nobody claimed is published again: its message was lost or is queued."""
 
+    turn_wait: float = 60.0
+    """A step that waits for its turn and has not asked for so long has lost its place in the line. Twice the
+    longest time after which it asks again (scheduler/turns.py)."""
+
     keep_ended: float = 7 * 86400.0
     """Ended runs stay in Redis so long, for `cbtfleet runs` and `status`; their result is in the bucket."""
 

@@ -1,5 +1,5 @@
--- uses: epoch, step
--- ARGV: run, name, subject, fence. 1: the caller's claim ended the step.
+-- uses: epoch, step, turn
+-- ARGV: run, name, subject, fence. 1: the caller's claim ended the step, and with it its turn.
 local id = step_id(ARGV[1], ARGV[2], ARGV[3])
 local key = KEY.step .. id
 if redis.call('HGET', key, 'fence') ~= ARGV[4] then
@@ -7,4 +7,5 @@ if redis.call('HGET', key, 'fence') ~= ARGV[4] then
 end
 redis.call('DEL', key)
 redis.call('ZREM', KEY.steps, id)
+end_turn(id)
 return 1
