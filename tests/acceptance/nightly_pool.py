@@ -183,13 +183,16 @@ class NightlyPool:
         """Uuids of those that belong to cbtfleet."""
         return {each["uuid"] for each in self.simulator.get("/sessions") if each["originator"] == "cbtfleet"}
 
-    def open_connections(self, number: int) -> int:
-        """Disks that the host serves at this moment."""
-        return sum(
-            each["outcome"] == "open" and each["answered"] is not None
+    def being_read(self) -> set[str]:
+        """Disks, by name, that a host serves at this moment."""
+        live = {each["vdi"]: name for name, each in self.disks().items()}
+        of = {each["uuid"]: each["snapshot_of"] for each in self.simulator.leftovers()["vdi_snapshots"]}
+        served = {
+            of.get(each["vdi"])
             for each in self.simulator.get("/log")["connections"]
-            if each["host"] == self.host(number)
-        )
+            if each["outcome"] == "open" and each["answered"] is not None
+        }
+        return {live[vdi] for vdi in served if vdi in live}
 
     def calls(self, method: str) -> int:
         return int(self.simulator.get("/log")["calls"].get(method, 0))

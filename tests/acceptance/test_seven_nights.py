@@ -35,7 +35,7 @@ from tests.acceptance.nightly_pool import ARGUMENTS, BLOCK, MACHINES, MIB, Night
 KEEP = 3
 POLICY = f'include = {{ tags = ["backup"] }}\nkeep = {{ last = {KEEP} }}\n'
 FASTER = "[fleet]\ntime_scale = 0.1\n[metrics]\nscheduler_port = 0\nworker_port = 0\n"
-SLOW_READS = {"nbd": "slow", "seconds": 0.5, "count": -1}
+SLOW_READS = {"nbd": "slow", "seconds": 1.0, "count": -1}
 """So that a night lasts until what is to happen in it has happened."""
 
 FIRST = "first backup|tracking was off and has been switched on"
@@ -145,9 +145,10 @@ def a_host_loses_its_power(site: Site) -> None:
     pool.write("web2 root", 8)
     due = pool.snapshotted()
     with site.night(slow=True):
-        site.fleet.wait_until(lambda: site.all_planned() and pool.open_connections(1) > 0)
+        site.fleet.wait_until(lambda: site.all_planned() and "db2 data" in pool.being_read())
+        failed = site.failed_streams()
         pool.fate_of_host(1, "down")
-        site.fleet.wait_until(lambda: site.failed_streams() > 0)
+        site.fleet.wait_until(lambda: site.failed_streams() > failed)
         pool.fate_of_host(1, "up")
     site.judge_night(due, full={})
 
@@ -159,7 +160,7 @@ def another_master(site: Site) -> None:
     assert lost == {"web2 root", "db2 root", "db2 data"}
     pool.a_day()
     due = pool.snapshotted()
-    with site.night():
+    with site.night(slow=True):
         site.fleet.wait_until(lambda: len(pool.snapshots_with_data()) >= 4)
         pool.make_master(2)
     site.judge_night(due, full=dict.fromkeys(lost, LOST))
@@ -193,7 +194,7 @@ def redis_loses_everything(site: Site) -> None:
         pool.write(name, 10)
     due = pool.snapshotted()
     with site.night(slow=True):
-        site.fleet.wait_until(lambda: site.all_planned() and pool.open_connections(0) > 0)
+        site.fleet.wait_until(lambda: site.all_planned() and len(pool.being_read()) > 0)
         site.redis.flushall()
     site.judge_night(due, full={})
 
