@@ -18,7 +18,7 @@ from scheduler.checks.check import Check, State, Subject, counted
 from scheduler.checks.drives import Chosen, choose
 from scheduler.checks.keys import check_keys
 from scheduler.checks.ledger_facts import LedgerFacts, read_ledger
-from scheduler.checks.nbd import check_doors, check_networks
+from scheduler.checks.nbd import check_doors, check_networks, check_reach
 from scheduler.checks.policy import (
     check_overdue,
     check_schedule,
@@ -154,7 +154,11 @@ def look_at_pool(
     except NotRead:
         plugged = {}
     in_use = _in_use(facts, plugged, ledger)
-    found += checks_of(subject, "pool.handshake", partial(check_doors, facts, in_use))
+    doors = checks_of(subject, "pool.handshake", partial(check_doors, facts, in_use))
+    found += doors
+    found += checks_of(
+        subject, "pool.handshake", lambda: check_reach(facts, doors, _disks_of(policies, facts) or ())
+    )
     if plugged:
         known = ledger if kept else None
         found += checks_of(subject, "pool.connections", partial(check_connections, facts, plugged, known))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from scheduler.checks.attempt import Attempt, NotInTime
@@ -14,6 +16,7 @@ from workers.nbd_check import Meeting, meet_server
 from workers.xenapi import NbdHost, PoolNbd
 
 _MEETING_SECONDS = 30.0
+_NOT_TRIED = "not tried"
 
 _ADVICE = {
     "busy": "look who uses them (cbtfleet slots), and whether a purpose was just changed; then look again",
@@ -59,19 +62,44 @@ def check_doors(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]:
     for host in hosts:
         used = in_use.get(host.uuid, 0)
         if used >= MOST_CONNECTIONS - 1:
-            said = f"{host.name}: not tried, as {used} of its {MOST_CONNECTIONS} connections are in use"
+            said = f"{host.name}: {_NOT_TRIED}, as {used} of its {MOST_CONNECTIONS} connections are in use"
             found.append(subject.warning("pool.handshake", said, _ADVICE["busy"], host.name))
+            continue
+        untold = _untold(facts, nbd, host)
+        if untold:
+            said = f"{host.name}: {_NOT_TRIED}, its certificate is not known: {untold}"
+            found.append(subject.warning("pool.handshake", said, "look at that host, then again", host.name))
             continue
         meetings[host.uuid] = Attempt(partial(_meet, facts, nbd, host), _MEETING_SECONDS)
     for host in hosts:
         if host.uuid in meetings:
             found += _checks_of_host(subject, host, meetings[host.uuid])
-    return _judged(subject, found, len(hosts))
+    return _judged(found)
+
+
+def check_reach(facts: PoolFacts, doors: Sequence[Check], disks: Collection[str]) -> list[Check]:
+    """Storage under `disks` (VDI references) that no host serves to us, by what `check_doors` found."""
+    subject = pool_subject(facts.name)
+    served = {
+        check.about
+        for check in doors
+        if check.state == "ok" or check.todo == _ADVICE["busy"] or _NOT_TRIED in check.said
+    }
+    found = []
+    held = Counter(str(facts.of("VDI")[disk]["SR"]) for disk in disks if disk in facts.of("VDI"))
+    for storage, number in held.items() if served else ():
+        hosts = {facts.host_name(host) for host in facts.plugged_hosts(storage)}
+        if hosts and not hosts & served:
+            label = str(facts.of("SR")[storage]["name_label"])
+            names = ", ".join(sorted(hosts))
+            said = f"{counted(number, 'disk')} on {label} can be read from no host: not from {names}"
+            found.append(subject.failed("pool.handshake", said, "see these hosts above", label))
+    return found
 
 
 def _meet(facts: PoolFacts, nbd: PoolNbd, host: NbdHost) -> dict[str, Meeting]:
     """By address, one after the other: each costs the host a connection while it lasts."""
-    [ref] = [ref for ref, record in facts.of("host").items() if record["uuid"] == host.uuid]
+    ref = _ref(facts, host)
     tls = any(network.purpose == "nbd" for network in nbd.networks)
     known_port = next((door.port for door in facts.doors.values()), facts.settings.nbd_port)
     met = {}
@@ -101,26 +129,31 @@ def _checks_of_host(subject: Subject, host: NbdHost, attempt: Attempt[dict[str, 
     for where, meeting in met.items():
         if meeting.state == "good":
             continue
-        lost = not good and meeting.state != "busy"
-        make = subject.failed if lost or meeting.state == "untrusted" else subject.warning
+        lost = meeting.state != "busy" and (not good or meeting.state == "untrusted")
+        make = subject.failed if lost else subject.warning
         found.append(make(name, f"{host.name} at {where}: {meeting.said}", _ADVICE[meeting.state], host.name))
     return found
 
 
-def _judged(subject: Subject, found: list[Check], hosts: int) -> list[Check]:
-    """Where another host can serve, one that cannot be reached is a warning: the night goes on without it."""
-    good = {check.about for check in found if check.state == "ok"}
-    if not good:
+def _judged(found: list[Check]) -> list[Check]:
+    """Where another host can serve, one that cannot is a warning: its disks are read from the others."""
+    if not any(check.state == "ok" for check in found):
         return found
-    judged = []
-    for check in found:
-        if check.state == "failed" and "certificate" not in check.said:
-            check = subject.warning(check.name, check.said, check.todo, check.about)
-        judged.append(check)
-    if len(good) < hosts:
-        said = f"{len(good)} of {counted(hosts, 'host')} can be read from; local disks of the others cannot"
-        judged.append(subject.warning("pool.handshake", said, "see the hosts above"))
-    return judged
+    return [replace(check, state="warning") if check.state == "failed" else check for check in found]
+
+
+def _untold(facts: PoolFacts, nbd: PoolNbd, host: NbdHost) -> str:
+    """Why the host's certificate, which is to be compared, is not known; "" when it is, or is not needed."""
+    tls = any(network.purpose == "nbd" for network in nbd.networks)
+    if not tls or facts.settings.nbd_tls == "ca" or _ref(facts, host) in facts.certificates:
+        return ""
+    if all(address in facts.doors for address in host.addresses):
+        return ""
+    return str(facts.not_read(f"certificate of {host.name}"))
+
+
+def _ref(facts: PoolFacts, host: NbdHost) -> str:
+    return next(ref for ref, record in facts.of("host").items() if record["uuid"] == host.uuid)
 
 
 def _nbd(facts: PoolFacts) -> PoolNbd:

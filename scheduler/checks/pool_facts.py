@@ -19,7 +19,9 @@ from workers.xenapi import PoolNbd, Session, explain_pool_nbd
 CALL_TIMEOUT = 20.0
 """Seconds for one call: ten thousand disks take some to be listed; a call that hangs is given up."""
 
-KINDS = ("pool", "host", "host_metrics", "SM", "SR", "PBD", "VM", "VBD", "VDI")
+FEW = ("pool", "host", "host_metrics", "SM", "SR", "PBD")
+MANY = ("VM", "VBD", "VDI")
+"""Asked for last: a pool that takes too long to list these has told the rest."""
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -92,11 +94,13 @@ class PoolFacts:
         try:
             with Session.login(self.name, quick, patience=0) as session:
                 self.master_address = session.master_address
-                for kind in KINDS:
+                for kind in FEW:
                     self._ask(f"{kind} records", partial(self._read, session, kind))
                 self._ask("clock", lambda: self._look_at_clock(session))
                 self._ask("networks", lambda: self._look_at_networks(session))
                 self._ask("role", lambda: self._look_at_role(session))
+                for kind in MANY:
+                    self._ask(f"{kind} records", partial(self._read, session, kind))
                 self._ask("NBD addresses", lambda: self._look_at_doors(session))
                 for ref, host in self.records.get("host", {}).items():
                     if self.is_live(ref) and not self._has_door(host["uuid"]):

@@ -15,11 +15,12 @@ from scheduler.checks.check import Check
 from scheduler.checks.ledger_facts import LedgerFacts
 from scheduler.checks.nbd import check_doors
 from scheduler.checks.pool import check_clock
-from scheduler.checks.pool_facts import KINDS, PoolFacts
+from scheduler.checks.pool_facts import FEW, MANY, PoolFacts
 from scheduler.checks.slots import Plugged, check_connections, plugged_disks
 from scheduler.checks.storage import check_storage
 from scheduler.doctor import look_at_pool
 from scheduler.marks import Mark
+from scheduler.policy import Policy
 from tests.until import until
 from workers.fleet import Host
 from workers.nbd import Deadlines
@@ -97,7 +98,7 @@ def test_the_number_of_calls_does_not_grow_with_vms_and_disks(pool: SimulatedPoo
     with SimulatedPool.start(big) as many:
         looked(many)
         assert many.log()["calls"] == few
-    assert all(few[f"{kind}.get_all_records"] <= 2 for kind in KINDS)
+    assert all(few[f"{kind}.get_all_records"] <= 2 for kind in FEW + MANY)
 
 
 Break = Callable[[SimulatedPool], object]
@@ -187,7 +188,7 @@ def other(pool: SimulatedPool) -> str:
             lambda pool: pool.rotate_certificate(other(pool)),
             lambda pool: pool.restart_nbd(other(pool)),
             "pool.handshake",
-            "failed",
+            "warning",
             "failed the certificate check",
             "systemctl restart xapi-nbd",
         ),
@@ -293,6 +294,29 @@ def test_a_host_that_nobody_reaches_makes_a_run_fail_when_it_is_the_only_one(poo
         for host in pool.hosts:
             host.start_nbd()
     assert {(check.name, check.state) for check in not_ok(checks)} == {("pool.handshake", "failed")}
+
+
+def test_a_local_disk_whose_host_cannot_be_read_from_makes_a_run_fail() -> None:
+    vms = tuple(VmSpec(f"vm{n}", (DiskSpec(1 << 20, sr="local"),), ("backup",), host=n) for n in range(2))
+    with SimulatedPool.start(replace(SPEC, vms=vms, local_srs=True)) as pool:
+        pool.rotate_certificate(other(pool))
+        policies = {"nightly": Policy.model_validate({"pool": "lab", "include": {"tags": ["backup"]}})}
+        checks = look_at_pool(facts_of(pool), policies, None, None)
+    on_host, lost = not_ok(checks)
+    assert (on_host.state, on_host.about) == ("warning", "lab-host2")
+    assert (lost.name, lost.state) == ("pool.handshake", "failed")
+    assert lost.said.startswith("1 disk on Local storage of lab-host2 can be read from no host")
+
+
+def test_a_host_whose_certificate_is_not_told_is_not_accused(pool: SimulatedPool) -> None:
+    pool.add_fault(xapi="VDI.get_nbd_info", failure=["INTERNAL_ERROR", "no"])
+    pool.add_fault(xapi="host.get_server_certificate", failure=["INTERNAL_ERROR", "no"])
+    try:
+        [check] = not_ok(looked(pool))
+    finally:
+        pool.clear_faults()
+    assert (check.name, check.state) == ("pool.handshake", "warning")
+    assert "its certificate is not known: pool lab: host.get_server_certificate failed" in check.said
 
 
 def test_a_host_with_every_connection_taken_is_busy_and_not_pushed() -> None:
