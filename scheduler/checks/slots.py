@@ -94,7 +94,7 @@ def check_connections(
         extra = count.ours - held.get(uuid, 0)
         if ledger is not None and extra > 0:
             said = f"{host}: {counted(extra, 'disk')} of ours plugged in that no stream holds"
-            todo = "cbtfleet cleanup --dry-run shows them; when they stay, on that host: systemctl restart xapi-nbd"
+            todo = "see cbtfleet cleanup --dry-run; when they stay, on that host: systemctl restart xapi-nbd"
             found.append(subject.warning(name, said, todo, host))
         room = MOST_CONNECTIONS - count.others
         if count.others and facts.settings.connections_per_host > room:
