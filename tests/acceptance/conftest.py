@@ -152,10 +152,11 @@ class Fleet:
                 process.wait(5)
         self.processes.clear()
 
-    def logs(self) -> str:
+    def logs(self, whole: bool = False) -> str:
+        """What each process said last, or all of it."""
         parts = []
         for path in sorted(self.folder.glob("*.log")):
-            parts.append(f"--- {path.name}\n{path.read_text()[-4000:]}")
+            parts.append(f"--- {path.name}\n{path.read_text()[0 if whole else -4000 :]}")
         return "\n".join(parts)
 
     def backup(self, *vms: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
