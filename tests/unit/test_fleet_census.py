@@ -148,7 +148,7 @@ def test_a_slot_whose_own_disk_is_not_plugged_is_free_whatever_else_is(fleet: Fl
 
 
 def test_a_slot_that_ended_after_the_question_does_not_cover_a_forgotten_connection(fleet: Fleet) -> None:
-    """The forgotten holder's disk is all that the host shows, and both connections are still counted there."""
+    """The forgotten holder's disk is all that the host shows, and both connections still count there."""
     start(fleet, cap=3, counted=False)
     count(fleet, "d9")
     second = fleet.hold()
