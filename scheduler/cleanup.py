@@ -94,8 +94,8 @@ def _vm_snapshots(session: Session, context: ControlContext, run: str, vm_ref: s
     repository = context.repository.repository_id
     for ref, made_by in vm_snapshots_by_run(session, vm_ref):
         if made_by == run or (
-            not is_going(context.ledger, context.repository, made_by)
-            and is_marked(session, describe_vm_snapshot(session, ref), repository)
+            is_marked(session, describe_vm_snapshot(session, ref), repository)
+            and not is_going(context.ledger, context.repository, made_by)
         ):
             yield ref
 

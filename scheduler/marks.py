@@ -65,6 +65,8 @@ def mark_of(vdi: Mapping[str, Any], repository_id: str) -> Mark | None:
     there = vdi["other_config"]
     if there.get(MARK_REPOSITORY) != repository_id or there.get(MARK_SNAPSHOT) != vdi["uuid"]:
         return None
+    if not there.get(MARK_RUN):
+        return None
     return Mark(
         run=str(there.get(MARK_RUN, "")),
         repository=repository_id,

@@ -15,7 +15,7 @@ def test_processes_log_in_once_each_and_log_out_when_they_end(make_fleet: FleetM
     calls = fleet.simulator.get("/log")["calls"]
     streams = calls["VDI.get_nbd_info"]
     assert streams >= 16
-    assert calls["session.login_with_password"] <= 12 < streams
+    assert calls["session.login_with_password"] <= 14 < streams
     fleet.stop_all()
     assert fleet.simulator.leftovers()["sessions"] == 0
     calls = fleet.simulator.get("/log")["calls"]
