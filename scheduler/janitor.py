@@ -28,6 +28,9 @@ LOOK_AT_RUNS = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
 """Seconds until a pool where something stayed is looked at again."""
 
+_FAREWELL = 15.0
+"""Seconds that `stop` waits for what is being removed: the next look goes on."""
+
 
 class Janitor:
     """Nothing ends it but `stop`. What it cannot remove it says once, until that changes."""
@@ -48,7 +51,7 @@ class Janitor:
     def stop(self) -> None:
         self._end.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_FAREWELL)
 
     def _work(self) -> None:
         said = False
