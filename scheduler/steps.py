@@ -20,7 +20,7 @@ from celery import Celery, Task
 from scheduler.after_run import after_run
 from scheduler.context import ControlContext
 from scheduler.finishing import end_run, finish_vm
-from scheduler.patience import with_patience
+from scheduler.patience import PASSING, with_patience
 from scheduler.planning import plan_run, plan_vm
 from scheduler.turns import NotItsTurn
 from workers.errors import CbtfleetError
@@ -30,6 +30,9 @@ from workers.messages import STEP_QUEUE, STEP_TASK, Step
 log = logging.getLogger(__name__)
 
 PLAN_RUN, PLAN_VM, FINISH_VM, END_RUN = "plan-run", "plan-vm", "finish-vm", "end-run"
+
+END_AGAIN = 60.0
+"""Seconds until a run whose result the store did not take is ended again."""
 
 
 class _StepLease:
@@ -83,6 +86,10 @@ def do_step(context: ControlContext, step: Step) -> bool:
             return False
         except CbtfleetError as error:
             log.error("run %s, %s %s: %s", step.run, step.name, step.subject, error)
+            if step.name == END_RUN and isinstance(error, PASSING):
+                # Its record in the repository would stay open, and the run be taken for lost one day.
+                context.ledger.put_off_step(step, fence, END_AGAIN)
+                return False
             failure = str(error)
         except Exception as error:
             # A mistake of ours, or a pool that is unlike any we know: the run must end all the same.

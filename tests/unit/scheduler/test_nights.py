@@ -411,3 +411,23 @@ def test_a_store_that_is_away_for_a_moment_does_not_cost_the_night(
     assert result["status"] == "succeeded", result
     assert_restores(site, result)
     assert_clean(site)
+
+
+def test_a_run_whose_result_the_store_does_not_take_ends_when_the_store_is_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Repository.close_run
+    failures = [StoreUnavailable("the store is away")] * 3
+
+    def away(*arguments: object) -> None:
+        if failures:
+            raise failures.pop()
+        whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Repository, "close_run", away)
+    monkeypatch.setattr("scheduler.patience.PAUSES", (0.0,))
+    monkeypatch.setattr("scheduler.steps.END_AGAIN", 0.1)
+    result = site.night()
+    assert failures == []
+    assert result["status"] == "succeeded", result
+    assert not site.repository.run_is_open(result["run"])
