@@ -78,8 +78,8 @@ class PoolSettings(_Section):
     snapshots_at_once: int = Field(default=4, ge=1)
     snapshots_at_once_per_sr: int = Field(default=1, ge=1)
     snapshots_at_once_per_host: int = Field(default=2, ge=1)
-    """How many VMs may be snapshotted and planned at the same time: operations on one storage repository queue
-    up inside XAPI anyway, where nobody sees them and the guests' own have to wait behind."""
+    """How many VMs may be snapshotted and planned at the same time: operations on one storage repository
+    queue up inside XAPI anyway, where nobody sees them and the guests' own have to wait behind."""
     reclaim: Literal["confirmed", "quarantine"] = "confirmed"
     """When the slot of a connection that ended is used again: once the host, asked, no longer has the disk
     plugged, or after a fixed time (docs/fleet.md)."""
