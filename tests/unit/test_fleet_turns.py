@@ -90,6 +90,14 @@ def test_who_does_not_ask_and_who_does_not_renew_is_gone(fleet: Fleet) -> None:
     assert line.ask(1, A) == 0, "the holder's lease has run out, and the other has not asked"
 
 
+def test_who_waits_in_a_run_that_is_cancelled_is_told_at_once(fleet: Fleet) -> None:
+    line = Line(fleet, 3)
+    line.due()
+    assert [line.ask(vm, A) for vm in range(3)] == [0, 1, 2]
+    assert line.ledger.cancel("run")
+    assert {"vm01", "vm02"} <= set(line.due())
+
+
 def test_a_step_that_was_put_off_is_due_later_and_nobodys(fleet: Fleet) -> None:
     line = Line(fleet, 1)
     line.due()
