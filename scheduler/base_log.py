@@ -9,12 +9,12 @@ messages of the pool, whatever the expression says (xapi_message.ml). A server w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scheduler.marks import MARK_REPOSITORY, mark_of
 from scheduler.snapshots import DiskSnapshot, iso_time
-from workers.xenapi import Session
+from workers.xenapi import Session, XapiFailure
 
 _WHY = {
     "VDI_CBT_METADATA_INCONSISTENT": "its host went down while the disk was in use, so the log was not"
@@ -28,7 +28,7 @@ _STOPPED = ("VM_SHUTDOWN", "VM_SUSPENDED")
 
 def why_it_went_off(session: Session, live_uuid: str, base: Mapping[str, Any]) -> str | None:
     """XAPI's newest reason for switching a disk's tracking off since the base; None: it gives none."""
-    said = [each for each in _messages(session, "VDI", live_uuid, base) if each[1] in _WHY]
+    said = [each for each in _messages(session.aside, "VDI", live_uuid, base) if each[1] in _WHY]
     if not said:
         return None
     when, name = said[-1]
@@ -44,7 +44,13 @@ def may_lack_writes(session: Session, disk: DiskSnapshot, base: Mapping[str, Any
     """
     if disk.power != "Halted":
         return None
-    words = [name for _, name in _messages(session, "VM", disk.vm_uuid, base) if name in _STARTED + _STOPPED]
+    try:
+        messages = _messages(session.call, "VM", disk.vm_uuid, base)
+    except XapiFailure as failure:
+        if failure.code != "MESSAGE_METHOD_UNKNOWN":
+            raise
+        return None  # no XAPI is without messages, so this is none, and what it would say is not known
+    words = [name for _, name in messages if name in _STARTED + _STOPPED]
     if words:
         unsure = words[-1] in _STARTED
     else:
@@ -58,11 +64,13 @@ def may_lack_writes(session: Session, disk: DiskSnapshot, base: Mapping[str, Any
     )
 
 
-def _messages(session: Session, kind: str, uuid: str, base: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _messages(
+    ask: Callable[..., Any], kind: str, uuid: str, base: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     """Time and name of each message about an object since the base was made, ascending; a stop after a start
     of the same second."""
     since = iso_time(base.get("snapshot_time", ""))
-    found = session.aside("message.get", kind, uuid, since.replace("-", ""))
+    found = ask("message.get", kind, uuid, since.replace("-", ""))
     if not isinstance(found, Mapping):
         return []
     said = [(iso_time(record["timestamp"]), str(record["name"])) for record in found.values()]

@@ -113,6 +113,7 @@ class Runs:
         return value
 
     def set_vm_facts(self, run: str, vm: str, facts: Facts) -> None:
+        """No effect on a VM that is finished: it keeps what `finish_vm` was given."""
         self._scripts.call("set_vm_facts", run, vm, pack_facts(facts))
 
     def plan(self, run: str, disk: str) -> bytes:

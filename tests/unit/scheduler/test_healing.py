@@ -116,6 +116,12 @@ def test_the_log_of_a_vm_whose_host_died_is_not_believed_while_it_stays_off(site
     assert_healed(site)
 
 
+def test_where_nothing_keeps_messages_a_vm_that_is_off_is_believed(site: Site) -> None:
+    xapi(site, "VM.clean_shutdown", vm_ref(site))
+    site.pool.add_fault(xapi="message.get", failure=["MESSAGE_METHOD_UNKNOWN", "message.get"], count=-1)
+    assert night(site)["mode"] == "incremental"
+
+
 def test_a_vm_that_was_shut_down_is_believed(site: Site) -> None:
     xapi(site, "VM.clean_shutdown", vm_ref(site))
     row = night(site)

@@ -20,7 +20,6 @@ SPEC = PoolSpec(
 )
 
 
-@pytest.mark.xfail(strict=True, reason="plan-vm writes its facts over those of a VM that is finished")
 def test_what_a_late_finish_says_of_a_vm_stays(
     make_site: Callable[[PoolSpec], Site], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
