@@ -31,8 +31,15 @@ def exit_code(status: str) -> int:
 
 def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result with exactly the fields that `backup --wait --json` promises, and, as in every failed
-    command's object, the `error` when the run failed as a whole."""
-    disks = [{field: disk.get(field) for field in DISK_FIELDS} for disk in result["disks"]]
+    command's object, the `error` when the run failed as a whole.
+
+    Every row is a disk: that a drive was empty, or a VM had none, only `status RUN` says.
+    """
+    disks = [
+        {field: disk.get(field) for field in DISK_FIELDS}
+        for disk in result["disks"]
+        if disk.get("vdi") or not _is_skipped(disk)
+    ]
     outcome: dict[str, Any] = {"run": result["run"], "status": result["status"], "disks": disks}
     return outcome | ({"error": result["error"]} if result.get("error") else {})
 
