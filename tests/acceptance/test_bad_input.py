@@ -63,10 +63,6 @@ def test_a_vm_that_is_not_there(make_fleet: FleetMaker) -> None:
     ("fault", "said"),
     [
         (
-            {"xapi": "VDI.enable_cbt", "failure": ["VDI_INCOMPATIBLE_TYPE", "OpaqueRef:x", "CBT metadata"]},
-            "type",
-        ),
-        (
             {"xapi": "VDI.get_nbd_info", "failure": ["VDI_INCOMPATIBLE_TYPE", "OpaqueRef:x", "CBT metadata"]},
             "NBD",
         ),

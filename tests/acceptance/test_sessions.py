@@ -10,12 +10,12 @@ SMALL = ("--hosts", "2", "--vms", "4", "--disks", "2", "--disk-size", "8MiB")
 def test_processes_log_in_once_each_and_log_out_when_they_end(make_fleet: FleetMaker) -> None:
     fleet = make_fleet("file", simulator=SMALL)
     fleet.start_all(workers=1, concurrency=2)
-    for _ in range(2):
+    for _ in range(3):
         assert fleet.backup()["status"] == "succeeded"
     calls = fleet.simulator.get("/log")["calls"]
     streams = calls["VDI.get_nbd_info"]
-    assert streams >= 16
-    assert calls["session.login_with_password"] <= 14 < streams
+    assert streams >= 24
+    assert calls["session.login_with_password"] <= 18 < streams
     fleet.stop_all()
     assert fleet.simulator.leftovers()["sessions"] == 0
     calls = fleet.simulator.get("/log")["calls"]

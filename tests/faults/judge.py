@@ -100,7 +100,11 @@ def judge(
         _judge_run(say, evidence, ran, by_place, reads, store, keys)
     if not evidence.stuck:
         _judge_leftovers(say, evidence, points)
-    opens = most_opens(log["connections"], "host"), most_opens(log["connections"], "vdi")
+    connections = log["connections"]
+    if "a stranger takes a host's connections" in schedule.kinds:
+        # It never asks for a disk, so its connections look like opens that go on.
+        connections = [entry for entry in connections if entry["asked"] is not None]
+    opens = most_opens(connections, "host"), most_opens(connections, "vdi")
     batches = sum(-(-len(blocks) // 512) for blocks in reads.values())
     verdict.measured = {
         "peak": max(log["peak"].values(), default=0),

@@ -104,7 +104,6 @@ def test_a_death_with_a_grant_in_hand_gives_it_back(node: Node, opened: bool) ->
     eventually(lambda: node.ledger.released)
     assert node.ledger.released == [(GRANT, Outcome.LOST, OWNER)]
     assert node.counts.seen[-1] == (Outcome.LOST, 1 if opened else None)
-    assert node.counts.most_busy == 1 or not opened  # who dies at once was perhaps never seen alive
 
 
 def test_what_another_process_claimed_is_not_given_back_for_it(node: Node) -> None:
