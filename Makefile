@@ -15,9 +15,9 @@ help:  ## this list
 demo: $(READY)  ## back up and restore a simulated pool in a minute (ARGS=--keep leaves it running)
 	@$(BIN)/cbtfleet demo $(ARGS)
 
-test: $(READY)  ## all tests, JOBS=2 files at a time (ARGS="tests/unit -x" chooses some)
+test: $(READY)  ## all tests, JOBS=3 files at a time (ARGS="tests/unit -x" chooses some)
 	@tests/debian-packages.sh
-	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## ruff, ruff format, mypy and the import contracts; says all that is wrong, then fails
 	@failed=; \
