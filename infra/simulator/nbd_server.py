@@ -173,7 +173,8 @@ class NbdService:
         with state.lock, contextlib.suppress(Stopping):
             if not seen and state.faults.nbd({"vanish"}, self.host_uuid, entry.vdi):
                 state.wait_for(lambda: self.stopped, math.inf)
-            late = state.faults.nbd({"late_release"}, self.host_uuid, entry.vdi)
+            # Without a plugged disk there is nothing that could take long.
+            late = state.faults.nbd({"late_release"}, self.host_uuid, entry.vdi) if vbds else None
             if late:
                 state.wait_for(lambda: self.stopped, late.seconds)
             state.opened_vbds.difference_update(vbds)
