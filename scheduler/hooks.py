@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from scheduler.policy import Policy
+from scheduler.policies.policy import Policy
 from workers.errors import CbtfleetError, ConfigurationError
 
 log = logging.getLogger(__name__)

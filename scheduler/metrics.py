@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from scheduler.run_states import run_states
+from scheduler.runs.states import run_states
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 
@@ -75,10 +75,10 @@ class LedgerCollector(Collector):
         gauges = {
             "cap": "Slots of the host",
             "effective_cap": "Slots that may be in use now",
-            "unaccounted": "Connections of ours that no slot explains, at the last census",
-            "others": "Connections of others, at the last census",
+            "unaccounted": "Connections of ours that no slot explains, at the last count",
+            "others": "Connections of others, at the last count",
             "closed_seconds": "Seconds until an open is tried again on a host where they fail",
-            "counted_seconds": "Seconds since the last census",
+            "counted_seconds": "Seconds since the last count",
         }
         families = {
             name: GaugeMetricFamily(f"cbtfleet_host_{name}", text, labels=where)

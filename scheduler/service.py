@@ -1,5 +1,5 @@
 """`cbtfleet scheduler`: the control steps' Celery worker, and beside it the pump, which hands out what is
-due, the census, the search for runs that Redis has forgotten and for leftovers, and the policies' nights.
+due, the reconciler, the search for runs that Redis has forgotten and for orphans, and the policies' nights.
 
 Any number of schedulers may run: every decision is made by a script in the ledger, so two pumps only share
 the work.
@@ -18,15 +18,15 @@ from datetime import UTC, datetime
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
-from scheduler.census import Census
 from scheduler.context import ControlContext
 from scheduler.hooks import check_hooks
-from scheduler.janitor import Janitor
+from scheduler.hosts.reconciler import Reconciler
 from scheduler.metrics import SchedulerMetrics
-from scheduler.nights import Nights
 from scheduler.notifications import parse_notifications
-from scheduler.policy import parse_policies
-from scheduler.resuming import Resumer
+from scheduler.policies.policy import parse_policies
+from scheduler.pool_objects.garbage_collector import GarbageCollector
+from scheduler.runs.resuming import Resumer
+from scheduler.runs.triggers import Triggers
 from scheduler.steps import register_step_task
 from workers.broker import celery_app
 from workers.errors import CbtfleetError
@@ -119,10 +119,10 @@ def run_scheduler(settings: Settings) -> None:
     metrics = SchedulerMetrics(ledger)
     register_step_task(app, context, metrics.step_done)
     pump = Pump(ledger, app, metrics.turned)
-    census = Census(ledger, settings, context.repository.repository_id)
+    reconciler = Reconciler(ledger, settings, context.repository.repository_id)
     resumer = Resumer(ledger, context.repository)
-    nights = Nights(context, policies, began)
-    janitor = Janitor(context)
+    triggers = Triggers(context, policies, began)
+    garbage_collector = GarbageCollector(context)
 
     served = serve_metrics(
         metrics.registry,
@@ -133,10 +133,10 @@ def run_scheduler(settings: Settings) -> None:
 
     def ready(**_: object) -> None:
         pump.start()
-        census.start()
+        reconciler.start()
         resumer.start()
-        nights.start()
-        janitor.start()
+        triggers.start()
+        garbage_collector.start()
         log.info("scheduler is ready")
 
     def keep_our_logging(**_: object) -> None:
@@ -159,10 +159,10 @@ def run_scheduler(settings: Settings) -> None:
         )
     finally:
         pump.stop()
-        census.stop()
+        reconciler.stop()
         resumer.stop()
-        nights.stop()
-        janitor.stop()
+        triggers.stop()
+        garbage_collector.stop()
         context.sessions.close()
         if served is not None:
             served.close()

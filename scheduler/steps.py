@@ -17,12 +17,12 @@ from typing import Any
 
 from celery import Celery, Task
 
-from scheduler.after_run import after_run
 from scheduler.context import ControlContext
-from scheduler.finishing import end_run, finish_vm
-from scheduler.patience import PASSING, with_patience
-from scheduler.planning import plan_run, plan_vm
-from scheduler.turns import NotItsTurn
+from scheduler.finishing.after_run import after_run
+from scheduler.finishing.steps import end_run, finish_vm
+from scheduler.planning.concurrency import WaitsForPermit
+from scheduler.planning.steps import plan_run, plan_vm
+from scheduler.retry import TRANSIENT, with_retries
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import STEP_QUEUE, STEP_TASK, Step
@@ -78,15 +78,15 @@ def do_step(context: ControlContext, step: Step) -> bool:
     failure: str | None = None
     with _StepLease(context.ledger, step, fence) as lease:
         try:
-            with_patience(lambda: _do(context, step))
+            with_retries(lambda: _do(context, step))
         except LedgerUnreachable:
             raise
-        except NotItsTurn as wait:
+        except WaitsForPermit as wait:
             context.ledger.put_off_step(step, fence, wait.seconds)
             return False
         except CbtfleetError as error:
             log.error("run %s, %s %s: %s", step.run, step.name, step.subject, error)
-            if step.name == END_RUN and isinstance(error, PASSING):
+            if step.name == END_RUN and isinstance(error, TRANSIENT):
                 # Its record in the repository would stay open, and the run be taken for lost one day.
                 context.ledger.put_off_step(step, fence, END_AGAIN)
                 return False

@@ -23,7 +23,7 @@ class Connection:
 
 
 @dataclass
-class Leftover:
+class Orphan:
     """What a host still serves of a connection that ended."""
 
     connection: Connection
@@ -31,7 +31,7 @@ class Leftover:
 
 
 @dataclass
-class Census:
+class Reconciler:
     due: HostToCount
     seen: list[str] | None = None
 
@@ -39,11 +39,11 @@ class Census:
 class Hosts:
     def __init__(self, caps: dict[str, int]) -> None:
         self._caps = caps
-        self.leftovers: list[Leftover] = []
+        self.leftovers: list[Orphan] = []
 
     def let_go(self, connection: Connection, until: float) -> None:
         """A connection that never got through may hold its place for a while too, but has no disk plugged."""
-        self.leftovers.append(Leftover(connection, until))
+        self.leftovers.append(Orphan(connection, until))
 
     def pass_time(self, now: float) -> None:
         self.leftovers = [each for each in self.leftovers if each.until > now]

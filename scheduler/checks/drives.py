@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from scheduler.checks.pool_facts import PoolFacts
-from scheduler.disk_choice import Drive, Skipped, choose_drives, read_drives
-from scheduler.policy import Policy
-from scheduler.requests import RunRequest
-from scheduler.selection import VmChoice, select_vms
+from scheduler.planning.disk_choice import Drive, Skipped, choose_drives, read_drives
+from scheduler.planning.selection import VmChoice, select_vms
+from scheduler.policies.policy import Policy
+from scheduler.policies.requests import RunRequest
 from workers.xenapi import Session, XapiFailure
 
 

@@ -1,4 +1,4 @@
-"""Can disks be read from here: networks with a purpose, and a meeting with each host's NBD server."""
+"""Can disks be read from here: networks with a purpose, and does each host's NBD server let us in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.pool import pool_subject
 from scheduler.checks.pool_facts import PoolFacts
 from workers.fleet.grants import MOST_CONNECTIONS
-from workers.nbd_check import Meeting, meet_server
+from workers.nbd import Deadlines, Probe, Tls, probe_server
 from workers.xenapi import NbdHost, PoolNbd
 
-_MEETING_SECONDS = 30.0
+PROBE_DEADLINES = Deadlines(connect=5, handshake=10, greeting=5, close=2)
+"""Shorter than a stream's: a person waits, and no disk is to be attached."""
+
+_PROBE_SECONDS = 30.0
 _NOT_TRIED = "not tried"
 
 _ADVICE = {
@@ -50,15 +53,15 @@ def check_networks(facts: PoolFacts) -> list[Check]:
     return found
 
 
-def check_doors(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]:
-    """A Check of each live host, all met at once. `in_use`: connections by host uuid, as far as known."""
+def check_handshakes(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]:
+    """A Check of each live host, all probed at once. `in_use`: connections by host uuid, as far as known."""
     subject = pool_subject(facts.name)
     nbd = _nbd(facts)
     hosts = [host for host in nbd.hosts if host.live and host.addresses]
     if nbd.mixed or not hosts:
         return []
     found = []
-    meetings = {}
+    probes = {}
     for host in hosts:
         used = in_use.get(host.uuid, 0)
         if used >= MOST_CONNECTIONS - 1:
@@ -70,19 +73,19 @@ def check_doors(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]:
             said = f"{host.name}: {_NOT_TRIED}, its certificate is not known: {untold}"
             found.append(subject.warning("pool.handshake", said, "look at that host, then again", host.name))
             continue
-        meetings[host.uuid] = Attempt(partial(_meet, facts, nbd, host), _MEETING_SECONDS)
+        probes[host.uuid] = Attempt(partial(_probe, facts, nbd, host), _PROBE_SECONDS)
     for host in hosts:
-        if host.uuid in meetings:
-            found += _checks_of_host(subject, host, meetings[host.uuid])
+        if host.uuid in probes:
+            found += _checks_of_host(subject, host, probes[host.uuid])
     return _judged(found)
 
 
-def check_reach(facts: PoolFacts, doors: Sequence[Check], disks: Collection[str]) -> list[Check]:
-    """Storage under `disks` (VDI references) that no host serves to us, by what `check_doors` found."""
+def check_reach(facts: PoolFacts, handshakes: Sequence[Check], disks: Collection[str]) -> list[Check]:
+    """Storage under `disks` (VDI references) that no host serves to us, by what `check_handshakes` found."""
     subject = pool_subject(facts.name)
     served = {
         check.about
-        for check in doors
+        for check in handshakes
         if check.state == "ok" or check.todo == _ADVICE["busy"] or _NOT_TRIED in check.said
     }
     found = []
@@ -97,41 +100,43 @@ def check_reach(facts: PoolFacts, doors: Sequence[Check], disks: Collection[str]
     return found
 
 
-def _meet(facts: PoolFacts, nbd: PoolNbd, host: NbdHost) -> dict[str, Meeting]:
+def _probe(facts: PoolFacts, nbd: PoolNbd, host: NbdHost) -> dict[str, Probe]:
     """By address, one after the other: each costs the host a connection while it lasts."""
     ref = _ref(facts, host)
-    tls = any(network.purpose == "nbd" for network in nbd.networks)
-    known_port = next((door.port for door in facts.doors.values()), facts.settings.nbd_port)
-    met = {}
+    mode = facts.settings.nbd_tls if any(each.purpose == "nbd" for each in nbd.networks) else "none"
+    known_port = next((known.port for known in facts.nbd_addresses.values()), facts.settings.nbd_port)
+    probes = {}
     for address in host.addresses:
-        door = facts.doors.get(address)
-        port = door.port if door else known_port
-        certificate = door.certificate if door else facts.certificates.get(ref)
-        subject = door.subject if door else str(facts.of("host")[ref].get("hostname", ""))
-        met[f"{address}:{port}"] = meet_server(address, port, facts.settings, certificate, subject, tls)
-    return met
+        known = facts.nbd_addresses.get(address)
+        port = known.port if known else known_port
+        certificate = known.certificate if known else facts.certificates.get(ref)
+        subject = known.subject if known else str(facts.of("host")[ref].get("hostname", ""))
+        probes[f"{address}:{port}"] = probe_server(
+            address, port, Tls(mode, certificate, subject, facts.settings.ca_file), PROBE_DEADLINES
+        )
+    return probes
 
 
-def _checks_of_host(subject: Subject, host: NbdHost, attempt: Attempt[dict[str, Meeting]]) -> list[Check]:
+def _checks_of_host(subject: Subject, host: NbdHost, attempt: Attempt[dict[str, Probe]]) -> list[Check]:
     name = "pool.handshake"
     try:
-        met = attempt.result()
+        probes = attempt.result()
     except NotInTime as error:
         return [subject.failed(name, f"{host.name}: {error}", _ADVICE["silent"], host.name)]
-    good = {where: meeting for where, meeting in met.items() if meeting.state == "good"}
+    good = {where: each for where, each in probes.items() if each.state == "good"}
     found = []
     if good:
-        slowest = max(meeting.seconds for meeting in good.values()) * 1000
+        slowest = max(each.seconds for each in good.values()) * 1000
         version = next(iter(good.values())).said
         checked = "not encrypted, not checked" if version == "no TLS" else f"certificate checked, {version}"
         said = f"{host.name}: {', '.join(good)} in {slowest:.0f} ms, {checked}"
         found.append(subject.ok(name, said, host.name))
-    for where, meeting in met.items():
-        if meeting.state == "good":
+    for where, each in probes.items():
+        if each.state == "good":
             continue
-        lost = meeting.state != "busy" and (not good or meeting.state == "untrusted")
+        lost = each.state != "busy" and (not good or each.state == "untrusted")
         make = subject.failed if lost else subject.warning
-        found.append(make(name, f"{host.name} at {where}: {meeting.said}", _ADVICE[meeting.state], host.name))
+        found.append(make(name, f"{host.name} at {where}: {each.said}", _ADVICE[each.state], host.name))
     return found
 
 
@@ -147,7 +152,7 @@ def _untold(facts: PoolFacts, nbd: PoolNbd, host: NbdHost) -> str:
     tls = any(network.purpose == "nbd" for network in nbd.networks)
     if not tls or facts.settings.nbd_tls == "ca" or _ref(facts, host) in facts.certificates:
         return ""
-    if all(address in facts.doors for address in host.addresses):
+    if all(address in facts.nbd_addresses for address in host.addresses):
         return ""
     return str(facts.not_read(f"certificate of {host.name}"))
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.drives import Chosen
-from scheduler.nights import newest_slot, slot_run
-from scheduler.policy import Policy
+from scheduler.policies.policy import Policy
+from scheduler.runs.triggers import newest_slot, slot_run
 from workers.repository import ListedPoint
 
 FEW = 5

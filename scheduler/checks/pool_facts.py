@@ -31,7 +31,7 @@ class NotRead(CbtfleetError):
 
 
 @dataclass(frozen=True)
-class NbdDoor:
+class NbdAddress:
     """What XAPI says of one address for NBD. Never the export name."""
 
     port: int
@@ -48,10 +48,10 @@ class PoolFacts:
     master_address: str = ""
     records: dict[str, Records] = field(default_factory=dict)
     nbd: PoolNbd | None = None
-    doors: dict[str, NbdDoor] = field(default_factory=dict)
+    nbd_addresses: dict[str, NbdAddress] = field(default_factory=dict)
     """By address, as `VDI.get_nbd_info` tells."""
     certificates: dict[str, str] = field(default_factory=dict, repr=False)
-    """By host reference, where no door tells it."""
+    """By host reference, where no address tells it."""
     ahead: float | None = None
     """Seconds that the master's clock is ahead of ours; None: it told no time that we could read."""
     permissions: frozenset[str] | None = None
@@ -101,9 +101,9 @@ class PoolFacts:
                 self._ask("role", lambda: self._look_at_role(session))
                 for kind in MANY:
                     self._ask(f"{kind} records", partial(self._read, session, kind))
-                self._ask("NBD addresses", lambda: self._look_at_doors(session))
+                self._ask("NBD addresses", lambda: self._read_nbd_addresses(session))
                 for ref, host in self.records.get("host", {}).items():
-                    if self.is_live(ref) and not self._has_door(host["uuid"]):
+                    if self.is_live(ref) and not self._has_nbd_address(host["uuid"]):
                         self._ask(
                             f"certificate of {host['name_label']}",
                             partial(self._certificate, session, ref),
@@ -139,12 +139,12 @@ class PoolFacts:
         named = frozenset(str(name).lower() for name in session.own("rbac_permissions"))
         self.permissions = named or None
 
-    def _look_at_doors(self, session: Session) -> None:
+    def _read_nbd_addresses(self, session: Session) -> None:
         disk = self._disk_of_most_hosts()
         if disk is None:
             return
         for info in session.call("VDI.get_nbd_info", disk):
-            self.doors[str(info["address"])] = NbdDoor(
+            self.nbd_addresses[str(info["address"])] = NbdAddress(
                 int(info["port"]), str(info["cert"]), str(info["subject"])
             )
 
@@ -158,12 +158,12 @@ class PoolFacts:
         ]
         return max(disks, key=lambda ref: (reach[self.of("VDI")[ref]["SR"]], ref), default=None)
 
-    def _has_door(self, host_uuid: str) -> bool:
+    def _has_nbd_address(self, host_uuid: str) -> bool:
         addresses: Collection[str] = ()
         for host in self.nbd.hosts if self.nbd else ():
             if host.uuid == host_uuid:
                 addresses = host.addresses
-        return all(address in self.doors for address in addresses)
+        return all(address in self.nbd_addresses for address in addresses)
 
     def _certificate(self, session: Session, host: str) -> None:
         self.certificates[host] = str(session.call("host.get_server_certificate", host))

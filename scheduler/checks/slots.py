@@ -9,8 +9,8 @@ from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.ledger_facts import LedgerFacts
 from scheduler.checks.pool import pool_subject
 from scheduler.checks.pool_facts import PoolFacts
-from scheduler.marks import mark_of
-from scheduler.slot_report import is_closed, is_uncounted, troubles
+from scheduler.hosts.slot_report import is_closed, is_uncounted, troubles
+from scheduler.pool_objects.ownership import tag_of
 from workers.fleet.grants import MOST_CONNECTIONS
 
 FLEET = Subject("fleet")
@@ -74,7 +74,7 @@ def plugged_disks(facts: PoolFacts, repository_id: str | None) -> dict[str, Plug
         disk = facts.of("VDI").get(vbd["VDI"])
         if host not in counts or vbd.get("empty") or disk is None:
             continue
-        if repository_id is not None and mark_of(disk, repository_id) is not None:
+        if repository_id is not None and tag_of(disk, repository_id) is not None:
             counts[host][0] += 1
         elif disk["is_a_snapshot"]:
             counts[host][1] += 1

@@ -1,7 +1,7 @@
 """What the next run would do with each disk, judged by records alone: nothing is asked, nothing is changed.
 
-The order is that of planning (`scheduler/planning.py`, `scheduler/changes.py`), which asks the pool in the
-end: a broken chain of changed blocks shows only then.
+The order is that of planning (`scheduler/planning/changes.py`), which asks the pool in the end: a
+broken chain of changed blocks shows only then.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from scheduler.checks.drives import Chosen
 from scheduler.checks.policy import FEW, policy_subject
 from scheduler.checks.pool_facts import PoolFacts
 from scheduler.checks.storage import tracks_changes
-from scheduler.disk_choice import EXCLUDE_TAG, Skipped
-from scheduler.policy import Untracked
+from scheduler.planning.disk_choice import EXCLUDE_TAG, Skipped
+from scheduler.policies.policy import Untracked
 from workers.repository import DiskPoint
 
 

@@ -10,10 +10,10 @@ import typer
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
 from scheduler.commands.results import exit_code, outcome, show_result
 from scheduler.connections import open_ledger
-from scheduler.requests import RunRequest, request_for_vms, request_from_policy
-from scheduler.submit import submit_run, wait_for_run
+from scheduler.policies.requests import RunRequest, request_for_vms, request_from_policy
+from scheduler.runs.submit import submit_run, wait_for_run
 from scheduler.terminal.progress_view import ProgressView
-from scheduler.waiting import WaitingHints
+from scheduler.terminal.waiting import WaitingHints
 from workers.errors import CancelledError, ConfigurationError
 from workers.fleet import Ledger
 from workers.settings import Settings

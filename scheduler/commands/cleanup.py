@@ -11,9 +11,9 @@ from rich.console import Console
 from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end, note
 from scheduler.connections import open_ledger, open_repository
 from scheduler.context import ControlContext
-from scheduler.leftovers import find_leftovers
-from scheduler.removing import Removed, remove_leftovers
-from scheduler.snapshots import GRACE
+from scheduler.pool_objects.orphans import find_orphans
+from scheduler.pool_objects.removing import Removed, remove_orphans
+from scheduler.pool_objects.snapshots import GRACE
 from scheduler.terminal.tables import TextTable
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.settings import Settings
@@ -58,11 +58,11 @@ def _clean(settings: Settings, pools: list[str], dry_run: bool) -> tuple[list[di
             for pool in pools:
                 try:
                     with context.sessions.borrow(pool) as session:
-                        found = find_leftovers(session, context, pool)
+                        found = find_orphans(session, context, pool)
                         if dry_run:
                             done = [Removed(each, each.kept) for each in found]
                         else:
-                            done = remove_leftovers(session, context, found, patience=GRACE)
+                            done = remove_orphans(session, context, found, patience=GRACE)
                 except CbtfleetError as error:
                     silent.append(str(error))
                     continue
@@ -71,7 +71,7 @@ def _clean(settings: Settings, pools: list[str], dry_run: bool) -> tuple[list[di
 
 
 def _row(pool: str, removed: Removed) -> dict[str, Any]:
-    each = removed.leftover
+    each = removed.orphan
     return {
         "pool": pool,
         "kind": each.kind,

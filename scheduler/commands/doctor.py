@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from scheduler.checks.check import Check
+from scheduler.checks.doctor import examine, worst
 from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end
-from scheduler.doctor import examine, worst
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "failed": ("PROBLEM", "bold red")}
 _MARK_WIDTH = 9

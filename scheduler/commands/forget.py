@@ -10,10 +10,10 @@ from rich.console import Console
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.connections import open_repository
-from scheduler.forgetting import decide_by_policy, find_named
-from scheduler.forgetting import forget as forget_points
-from scheduler.policy import Policy, parse_policies
-from scheduler.retention import Decision
+from scheduler.finishing.forgetting import decide_by_policy, find_named
+from scheduler.finishing.forgetting import forget as forget_points
+from scheduler.policies.policy import Policy, parse_policies
+from scheduler.policies.retention import Decision
 from scheduler.terminal.tables import TextTable
 from workers.errors import ConfigurationError
 from workers.repository import Point, Repository

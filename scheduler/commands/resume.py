@@ -9,7 +9,7 @@ import typer
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.runs import NoSuchRun, one_of
 from scheduler.connections import open_ledger, open_repository
-from scheduler.resuming import resume_run
+from scheduler.runs.resuming import resume_run
 
 
 def resume(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
-from scheduler.up import run_up, worker_command
+from scheduler.single_machine.up import run_up, worker_command
 from workers.logs import start_logging
 
 ConcurrencyOption = Annotated[

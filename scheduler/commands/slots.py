@@ -11,8 +11,8 @@ from rich.console import Console
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note
 from scheduler.connections import open_ledger
-from scheduler.host_names import HostName, host_names
-from scheduler.slot_report import troubles, waits_for
+from scheduler.hosts.host_names import HostName, host_names
+from scheduler.hosts.slot_report import troubles, waits_for
 from scheduler.terminal.tables import TextTable, duration
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.fleet import Host, Ledger, UnknownToLedger

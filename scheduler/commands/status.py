@@ -14,9 +14,9 @@ from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.results import show_result
 from scheduler.commands.runs import NoSuchRun, find_run, one_of
 from scheduler.connections import open_ledger, open_repository
-from scheduler.submit import wait_for_run
+from scheduler.runs.submit import wait_for_run
 from scheduler.terminal.progress_view import ProgressView, Totals, disk_rows, rate_so_far, summary_line
-from scheduler.waiting import WaitingHints
+from scheduler.terminal.waiting import WaitingHints
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress, Ledger, RunProgress
 from workers.settings import Settings

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scheduler import children
 from scheduler.demo.control import Control
-from scheduler.embedded_redis import EmbeddedRedis
-from scheduler.up import declare_new, scheduler_command, worker_command
+from scheduler.single_machine import children
+from scheduler.single_machine.embedded_redis import EmbeddedRedis
+from scheduler.single_machine.up import declare_new, scheduler_command, worker_command
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.settings import load_settings

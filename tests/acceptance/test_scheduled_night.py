@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
-from scheduler.nights import slot_run
+from scheduler.runs.triggers import slot_run
 from tests.acceptance.conftest import FleetMaker
 from tests.small_servers import web_service
 from workers.repository import Repository, load_metadata_keys, open_store

@@ -120,7 +120,9 @@ def test_asked_to_stop_a_node_does_not_wait_for_a_silent_host(make_site: Maker) 
 
 
 @pytest.mark.parametrize("fault", [{"xapi": "VDI.get_nbd_info", "delay": 6.0}, {"nbd": "stall_at_export"}])
-def test_asked_to_stop_a_node_does_not_wait_at_a_door(make_site: Maker, fault: dict[str, object]) -> None:
+def test_asked_to_stop_a_node_does_not_wait_for_slow_hosts(
+    make_site: Maker, fault: dict[str, object]
+) -> None:
     site = make_site(0.1, batches=1)
     node = site.node(1)
     site.pool.add_fault(**fault, count=-1)

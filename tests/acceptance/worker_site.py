@@ -18,9 +18,9 @@ from kombu.exceptions import OperationalError
 
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, VmSpec
 from scheduler.context import ControlContext
-from scheduler.requests import request_for_vms
+from scheduler.policies.requests import request_for_vms
+from scheduler.runs.submit import submit_run
 from scheduler.steps import do_step
-from scheduler.submit import submit_run
 from tests.conftest import free_port, redis_server_binary
 from workers.broker import celery_app
 from workers.errors import CbtfleetError
@@ -133,7 +133,7 @@ reclaim = "quarantine"
     def node(self, concurrency: int) -> subprocess.Popen[bytes]:
         """A node that is ready for grants."""
         known = {node.name for node in self.ledger.nodes()}
-        command = [sys.executable, "-m", "workers.node"]
+        command = [sys.executable, "-m", "workers.node.main"]
         with (self.folder / "node.log").open("ab") as log:
             node = subprocess.Popen(
                 [*command, "--config", str(self._config), "--concurrency", str(concurrency)],

@@ -20,7 +20,7 @@ from workers.nbd import Tls, connect
 from workers.repository import KnownHashes, PackWriter, load_worker_keys
 from workers.repository.open import open_store
 from workers.settings import RepositorySettings
-from workers.transfer import Transfer
+from workers.stream.transfer import Transfer
 
 DISK = "bench-disk"
 RUN = "bench-run"

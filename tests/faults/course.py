@@ -21,8 +21,8 @@ from typing import Any
 
 import redis
 
-from scheduler.requests import request_from_policy
-from scheduler.submit import submit_run
+from scheduler.policies.requests import request_from_policy
+from scheduler.runs.submit import submit_run
 from tests.faults.deeds import Deeds
 from tests.faults.fleet import PASSPHRASE, POLICY, Fleet, configuration
 from tests.faults.plan import Deed, Schedule

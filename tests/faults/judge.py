@@ -31,7 +31,7 @@ from workers.repository import (
 
 CHUNK = 4 << 20
 LATE = 6.0
-"""Seconds by which the end of a slot's rest may be late: a paused Redis, and a census, take their time."""
+"""Seconds by which the end of a slot's rest may be late: a paused Redis, and a count, take their time."""
 
 
 @dataclass

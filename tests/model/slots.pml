@@ -41,7 +41,7 @@
 #define NOTHING 255
 
 /* -- the ledger. `left` counts down to the end of the slot's state; 0: it has expired.
- * `before`: what the slot was when the census was asked for, and still is. `seen`: its holder has had its connection
+ * `before`: what the slot was when the reconciler was asked for, and still is. `seen`: its holder has had its connection
  * (opened, take or commit said so, not a renewal). */
 #define FREE 0
 #define GRANTED 1
@@ -76,8 +76,8 @@ Worker worker[WORKERS];
 byte closing[LATE];
 byte closing_plugged[LATE];
 
-/* -- the census. 0: none, 1: asked, 2: the plugged disks were listed */
-byte census;
+/* -- the reconciler. 0: none, 1: asked, 2: the plugged disks were listed */
+byte count;
 byte plugged;
 bit asked_late; /* it was asked for after the barrier's end */
 bit counted; /* since the last barrier's end */
@@ -184,7 +184,7 @@ c_code {
 		printf(" |");
 		for (s = 0; s < WORKERS; s++)
 			if (now.worker[s].at) printf(" %c:%s@%d f%d age %d", 'A' + name_of[s], place[now.worker[s].at], name_of_slot ^ now.worker[s].slot, now.worker[s].fence, now.worker[s].age);
-		printf(" | barrier %d census %d plugged %d counted %d unaccounted %d\n", now.barrier, now.census, now.plugged, now.counted, now.unaccounted);
+		printf(" | barrier %d count %d plugged %d counted %d unaccounted %d\n", now.barrier, now.count, now.plugged, now.counted, now.unaccounted);
 	}
 }
 #define SAY(what) c_code { say(what, -1); }
@@ -360,13 +360,13 @@ inline report()
 #ifndef NO_COUNT_AFTER_BARRIER
 		unaccounted = (counted -> unaccounted : 0); /* no slot is granted before it is counted anew */
 #endif
-		end_census()
+		end_count()
 	}
 }
 
-inline end_census()
+inline end_count()
 {
-	census = 0; plugged = 0; asked_late = 0;
+	count = 0; plugged = 0; asked_late = 0;
 	for (i : 0 .. CAP - 1) { slot[i].before = 0 }
 }
 
@@ -381,7 +381,7 @@ inline list_plugged()
 
 inline ask()
 {
-	census = 1;
+	count = 1;
 	asked_late = (barrier == 0);
 	for (i : 0 .. CAP - 1) {
 		slot[i].before = (slot[i].state == QUARANTINE && slot[i].left == 0 -> RESTED_BEFORE :
@@ -389,8 +389,8 @@ inline ask()
 	}
 }
 
-/* Sets `yes` when the ledger would hand out a census. */
-inline census_due()
+/* Sets `yes` when the ledger would hand out a count. */
+inline hosts_to_count()
 {
 	d_step {
 		yes = (!counted || unaccounted > 0); /* not in a barrier: then no slot is granted either */
@@ -450,7 +450,7 @@ inline roll_back(s)
 	:: n < slot[s].fence || slot[s].state == FREE || slot[s].state > GRANTED ->
 		move(s, GRANTED, GRANT); slot[s].fence = n
 	fi;
-	slot[s].before = (census > 0 && ((slot[s].state == HELD && slot[s].seen) || slot[s].state == QUARANTINE))
+	slot[s].before = (count > 0 && ((slot[s].state == HELD && slot[s].seen) || slot[s].state == QUARANTINE))
 }
 
 inline die(w) { disconnect(w, LATE); forget(w) }
@@ -595,7 +595,7 @@ inline may_tick()
 		yes = yes && chosen == NOTHING;
 #ifdef CONFIRMED
 		n = yes;
-		census_due();
+		hosts_to_count();
 		yes = n && (!yes || calm_counted)
 #endif
 	:: else
@@ -666,19 +666,19 @@ active proctype fleet()
 		fi;
 		c_code { settle(); } }
 #ifdef CONFIRMED
-	:: atomic { !calm && census == 0 && barrier == 0 ->
-		census_due();
+	:: atomic { !calm && count == 0 && barrier == 0 ->
+		hosts_to_count();
 		if
-		:: yes -> ask(); SAY("census asked")
+		:: yes -> ask(); SAY("count asked")
 		:: else
 		fi;
 		c_code { settle(); } }
-	:: atomic { census == 1 -> list_plugged(); census = 2; SAY("census lists the plugged disks"); c_code { settle(); } }
-	:: atomic { census == 2 -> report(); SAY("census reported"); c_code { settle(); } }
-	:: atomic { census > 0 -> end_census(); SAY("census never reported"); c_code { settle(); } }
+	:: atomic { count == 1 -> list_plugged(); count = 2; SAY("count lists the plugged disks"); c_code { settle(); } }
+	:: atomic { count == 2 -> report(); SAY("count reported"); c_code { settle(); } }
+	:: atomic { count > 0 -> end_count(); SAY("count never reported"); c_code { settle(); } }
 	:: atomic { calm && !calm_counted && barrier == 0 ->
 		ask(); list_plugged(); report();
-		calm_counted = 1; SAY("a census"); c_code { settle(); } }
+		calm_counted = 1; SAY("a count"); c_code { settle(); } }
 #endif
 #ifndef NO_RESTART
 #ifdef RESTARTS
@@ -710,7 +710,7 @@ active proctype fleet()
 	:: atomic { !calm ->
 		for (n : 0 .. WORKERS - 1) { die(n) }
 		for (n : 0 .. MESSAGES - 1) { message[n].fence = 0; message[n].slot = 0 }
-		end_census();
+		end_count();
 		calm = 1; SAY("faults stop, all workers are dead"); c_code { settle(); } }
 	:: atomic { calm && quiet == LEASE + LATE ->
 		may_tick();

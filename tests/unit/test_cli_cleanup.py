@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, VmSpec
-from scheduler.marks import Mark
-from scheduler.snapshots import snapshot_name
+from scheduler.pool_objects.ownership import OwnershipTag
+from scheduler.pool_objects.snapshots import snapshot_name
 from tests.command_line import CONFIGURATION, CommandLine
 from workers.fleet import Ledger
 from workers.repository import Repository, load_metadata_keys, open_store
@@ -47,7 +47,7 @@ def leave_a_snapshot(cbtfleet: CommandLine, pool: SimulatedPool) -> None:
         [vbd] = session.call("VM.get_record", ref)["VBDs"]
         disk = session.call("VBD.get_record", vbd)["VDI"]
         uuid = session.call("VDI.get_uuid", disk)
-        Mark(RUN, repository.repository_id, uuid, vm["uuid"], vm["disks"][0]["vdi"], "Running").write(
+        OwnershipTag(RUN, repository.repository_id, uuid, vm["uuid"], vm["disks"][0]["vdi"], "Running").write(
             session, disk
         )
     store.close()

@@ -8,7 +8,7 @@ from contextlib import closing
 import redis
 
 from scheduler.connections import open_repository
-from scheduler.requests import RunRequest
+from scheduler.policies.requests import RunRequest
 from tests.command_line import CommandLine
 from workers.fleet import Ledger
 from workers.settings import load_settings

@@ -10,7 +10,7 @@ import pytest
 from infra.simulator import PoolSpec, SimulatedPool
 from scheduler.checks.ledger_facts import read_ledger
 from scheduler.checks.slots import check_slots
-from scheduler.slot_report import troubles, waits_for
+from scheduler.hosts.slot_report import troubles, waits_for
 from tests.command_line import CONFIGURATION, CommandLine
 from workers.fleet import DiskWork, Grant, Host, Ledger, Outcome, Slot
 from workers.settings import load_settings

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.disk_choice import Drive, choose_drives
-from scheduler.policy import Selector
+from scheduler.planning.disk_choice import Drive, choose_drives
+from scheduler.policies.policy import Selector
 
 VDI = {"uuid": "u-data", "name_label": "data 1", "tags": ["gold"], "type": "user"}
 RUN = {"u-web": "web", "u-db": "db"}

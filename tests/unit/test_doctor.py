@@ -318,7 +318,7 @@ def test_what_hangs_is_given_up_and_all_the_rest_is_shown(
     tmp_path: Path, pool: SimulatedPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Redis that takes connections and says nothing; and a part of the doctor itself that breaks."""
-    from scheduler import doctor
+    from scheduler.checks import doctor
 
     (tmp_path / "store").mkdir()
     repository = RepositorySettings(url=f"file://{tmp_path}/store")

@@ -14,9 +14,9 @@ from scheduler.checks.drives import Chosen, choose
 from scheduler.checks.policy import check_overdue, check_schedule, check_vms, last_due
 from scheduler.checks.pool_facts import PoolFacts
 from scheduler.checks.tonight import Last, Outlook, Reason, check_skipped, check_tonight
-from scheduler.nights import slot_run
-from scheduler.policy import Policy, Selector, Untracked
-from scheduler.selection import VmChoice
+from scheduler.planning.selection import VmChoice
+from scheduler.policies.policy import Policy, Selector, Untracked
+from scheduler.runs.triggers import slot_run
 from workers.repository import DiskPoint, ListedPoint
 from workers.settings import PoolSettings
 

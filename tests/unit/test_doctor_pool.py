@@ -12,15 +12,15 @@ import pytest
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, UserSpec, VmSpec, plain_pool
 from infra.simulator.attachments import attach_to_dom0, detach_from_dom0
 from scheduler.checks.check import Check
+from scheduler.checks.doctor import look_at_pool
 from scheduler.checks.ledger_facts import LedgerFacts
-from scheduler.checks.nbd import check_doors
+from scheduler.checks.nbd import check_handshakes
 from scheduler.checks.pool import check_clock
 from scheduler.checks.pool_facts import FEW, MANY, PoolFacts
 from scheduler.checks.slots import Plugged, check_connections, plugged_disks
 from scheduler.checks.storage import check_storage
-from scheduler.doctor import look_at_pool
-from scheduler.marks import Mark
-from scheduler.policy import Policy
+from scheduler.policies.policy import Policy
+from scheduler.pool_objects.ownership import OwnershipTag
 from tests.until import until
 from workers.fleet import Host
 from workers.nbd import Deadlines
@@ -263,7 +263,7 @@ def test_one_thing_is_wrong_and_all_the_rest_is_still_looked_at(
     todo: str,
 ) -> None:
     quick = Deadlines(connect=2, handshake=2, greeting=0.3 if "0.3" in said else 2, close=2)
-    monkeypatch.setattr("workers.nbd_check.DEADLINES", quick)
+    monkeypatch.setattr("scheduler.checks.nbd.PROBE_DEADLINES", quick)
     with broken(pool, what, repair):
         checks = looked(pool, timeout=1 if "SR.get_all_records" in said else 10)
     wrong = [check for check in not_ok(checks) if check.name == name]
@@ -329,7 +329,7 @@ def test_a_host_with_every_connection_taken_is_busy_and_not_pushed() -> None:
         until(lambda: pool.log()["slots"] == {})
         facts = facts_of(pool)
         pool.clear_log()
-        [busy] = check_doors(facts, {host.uuid: 15})
+        [busy] = check_handshakes(facts, {host.uuid: 15})
         assert (busy.state, busy.about) == ("warning", host.name)
         assert "not tried, as 15 of its 16 connections are in use" in busy.said
         assert pool.log()["connections"] == []
@@ -432,7 +432,7 @@ def test_connections_of_ours_that_nobody_holds_and_those_of_others(pool: Simulat
     with Session.login("lab", settings_of(pool)) as session:
         snapshots = [session.call("VDI.snapshot", session.call("VDI.get_by_uuid", live)) for _ in range(2)]
         uuids = [session.call("VDI.get_uuid", ref) for ref in snapshots]
-        Mark("run", "ours", uuids[0], vm["uuid"], live, "Running").write(session, snapshots[0])
+        OwnershipTag("run", "ours", uuids[0], vm["uuid"], live, "Running").write(session, snapshots[0])
         with pool.state.lock:
             vbds = [attach_to_dom0(pool.state, host.ref, uuid, "OpaqueRef:1") for uuid in uuids]
         try:

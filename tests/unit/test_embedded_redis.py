@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from scheduler.embedded_redis import EmbeddedRedis, EmbeddedRedisFailed, answers, find_redis_server
+from scheduler.single_machine.embedded_redis import (
+    EmbeddedRedis,
+    EmbeddedRedisFailed,
+    answers,
+    find_redis_server,
+)
 from workers.errors import ConfigurationError
 
 
@@ -116,7 +121,7 @@ def test_it_ends_when_its_parent_is_killed(folder: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from scheduler.embedded_redis import EmbeddedRedis
+from scheduler.single_machine.embedded_redis import EmbeddedRedis
 print(EmbeddedRedis.start(Path({str(folder)!r})).pid, flush=True)
 time.sleep(60)
 """

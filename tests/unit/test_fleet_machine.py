@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from tests.fleet_clock import Clock, disk_work, lua_with_injected_time
-from tests.fleet_hosts import Census, Connection, Hosts
+from tests.fleet_hosts import Connection, Hosts, Reconciler
 from tests.fleet_invariants import Slots, check_batches, check_books_on_slots, check_vms, read_slots
 from workers.fleet import Grant, Ledger, Outcome, RunProgress, Step, Timing, Verdict, scripts
 
@@ -55,7 +55,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.messages: list[Grant] = []
         self.connections: list[Connection] = []
         self.hosts = Hosts(CAPS)
-        self.censuses: list[Census] = []
+        self.counts: list[Reconciler] = []
         self.fences: dict[tuple[str, int], int] = {}
         self.committed: dict[str, set[int]] = defaultdict(set)
         self.finished: Counter[str] = Counter()
@@ -314,29 +314,29 @@ class FleetMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.confirm)
     @rule()
-    def begin_censuses(self) -> None:
-        for due in self.ledger.census_due():
-            self.censuses.append(Census(due))
+    def begin_counts(self) -> None:
+        for due in self.ledger.hosts_to_count():
+            self.counts.append(Reconciler(due))
 
-    @precondition(lambda self: self.censuses)
+    @precondition(lambda self: self.counts)
     @rule(which=st.integers(0, 99))
     def look(self, which: int) -> None:
-        census = self.censuses[which % len(self.censuses)]
-        census.seen = self.hosts.plugged(census.due.host, self.connections)
+        count = self.counts[which % len(self.counts)]
+        count.seen = self.hosts.plugged(count.due.host, self.connections)
 
-    @precondition(lambda self: any(census.seen is not None for census in self.censuses))
+    @precondition(lambda self: any(count.seen is not None for count in self.counts))
     @rule(which=st.integers(0, 99))
     def report(self, which: int) -> None:
-        seen = [census for census in self.censuses if census.seen is not None]
-        census = seen[which % len(seen)]
-        self.censuses.remove(census)
-        assert census.seen is not None
-        self.ledger.counted("lab", census.due.host, census.due.asked, census.seen, 0)
+        seen = [count for count in self.counts if count.seen is not None]
+        count = seen[which % len(seen)]
+        self.counts.remove(count)
+        assert count.seen is not None
+        self.ledger.counted("lab", count.due.host, count.due.asked, count.seen, 0)
 
     def count_hosts(self) -> None:
         """As it mostly goes: at once."""
         self.clock.advance(0.001)
-        for due in self.ledger.census_due():
+        for due in self.ledger.hosts_to_count():
             plugged = self.hosts.plugged(due.host, self.connections)
             self.ledger.counted("lab", due.host, due.asked, plugged, 0)
 

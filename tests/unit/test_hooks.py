@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from scheduler.hooks import PASSED_ON, HookFailed, check_hooks, run_hook
-from scheduler.policy import Policy
+from scheduler.policies.policy import Policy
 from workers.errors import ConfigurationError
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from workers.fleet import LedgerUnreachable, Timing, Verdict
-from workers.lease import LeaseKeeper
 from workers.messages import Grant
-from workers.reports import NoReports
+from workers.stream.lease import LeaseKeeper
+from workers.stream.reports import NoReports
 
 GRANT = Grant("lab", "host", 0, 1, "run", "disk")
 TIMING = Timing(renew_every=0.1, cut_after=1.0, lease=1.2, quarantine=30.0, linger=5.0)

@@ -12,7 +12,7 @@ from workers.logs import JsonFormatter, bind, in_context
 
 
 def line() -> dict[str, object]:
-    record = logging.LogRecord("workers.stream", logging.INFO, __file__, 1, "said", None, None)
+    record = logging.LogRecord("workers.stream.stream", logging.INFO, __file__, 1, "said", None, None)
     return dict(json.loads(JsonFormatter().format(record)))
 
 

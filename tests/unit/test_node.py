@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from workers.fleet import Ledger, Timing
-from workers.node import Heartbeat, spare_processes
+from workers.node.main import Heartbeat, spare_processes
 
 TIMING = Timing(renew_every=0.05)
 
@@ -37,7 +37,7 @@ def test_a_node_that_was_killed_while_it_drained_serves_again_under_the_same_nam
 
 
 @pytest.mark.parametrize(("concurrency", "spare"), [(1, 1), (8, 1), (16, 2), (64, 8)])
-def test_a_node_has_spare_processes_for_while_some_wait_at_a_door(concurrency: int, spare: int) -> None:
+def test_a_node_has_spare_processes_for_while_some_wait_for_slow_hosts(concurrency: int, spare: int) -> None:
     assert spare_processes(concurrency) == spare
 
 

@@ -9,8 +9,16 @@ import pytest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskWork, LedgerUnreachable, Outcome
 from workers.nbd import Busy, ConnectionLost, ReadFailed, Stalled, TlsUntrusted, Unreachable
-from workers.outcomes import EndUnseen, HostGone, LeaseLost, NeverOpened, Withdrawn, WrongSize, outcome_of
 from workers.repository import AccessDenied, StoreError
+from workers.stream.outcomes import (
+    EndUnseen,
+    HostGone,
+    LeaseLost,
+    NeverOpened,
+    Withdrawn,
+    WrongSize,
+    outcome_of,
+)
 from workers.xenapi import LoginRefused, NotExportable, PoolUnreachable, SessionLost, XapiFailure
 
 TWO_HOSTS = DiskWork("run", "vm", "disk", "lab", "snapshot", 1 << 20, 1, ("h1", "h2"))

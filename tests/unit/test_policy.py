@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler.notifications import parse_notifications
-from scheduler.policy import Policy, parse_policies
+from scheduler.policies.policy import Policy, parse_policies
 from tests.command_line import CommandLine
 from workers.errors import ConfigurationError
 from workers.settings import Settings, load_settings

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.policy import Keep
-from scheduler.retention import decide
+from scheduler.policies.policy import Keep
+from scheduler.policies.retention import decide
 from workers.repository import DiskPoint, Point, point_id
 
 VM = "0c1d7b52-5c0a-4f0e-9a53-1f6c2f3b7a10"

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from scheduler.policy import Keep
-from scheduler.retention import decide
+from scheduler.policies.policy import Keep
+from scheduler.policies.retention import decide
 from workers.repository import DiskPoint, Point, point_id
 
 PAGE = (Path(__file__).parents[2] / "docs" / "retention.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.schedule import Schedule, check_expression, due, time_of_day, window_end
+from scheduler.policies.schedule import Schedule, check_expression, due, time_of_day, window_end
 
 LONDON = ZoneInfo("Europe/London")
 LORD_HOWE = ZoneInfo("Australia/Lord_Howe")

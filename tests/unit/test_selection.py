@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from scheduler.policy import Selector
-from scheduler.requests import RunRequest
-from scheduler.selection import SelectionError, select_vms
+from scheduler.planning.selection import SelectionError, select_vms
+from scheduler.policies.policy import Selector
+from scheduler.policies.requests import RunRequest
 
 
 def record(uuid: str, name: str, tags: tuple[str, ...] = (), **flags: bool) -> dict[str, Any]:

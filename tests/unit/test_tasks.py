@@ -12,8 +12,8 @@ from scheduler.steps import StepTask
 from workers.broker import celery_app
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import Grant, Step
+from workers.node.tasks import StreamTask
 from workers.settings import Settings
-from workers.tasks import StreamTask
 
 
 def test_a_grant_that_comes_while_redis_is_away_is_one_line(

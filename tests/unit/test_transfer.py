@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from tests.until import until
-from workers import transfer
-from workers.chunks import CHUNK_SIZE
 from workers.errors import CbtfleetError
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, Plan
 from workers.fleet import Next, Verdict
 from workers.nbd import ConnectionLost, Read
 from workers.repository import Pack
-from workers.transfer import CHUNKS, MAX_BATCHES, Transfer
+from workers.stream import transfer
+from workers.stream.chunks import CHUNK_SIZE
+from workers.stream.transfer import CHUNKS, MAX_BATCHES, Transfer
 
 
 class MemoryConnection:

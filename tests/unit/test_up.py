@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from scheduler import cli
-from scheduler.embedded_redis import answers
+from scheduler.single_machine.embedded_redis import answers
 from workers.fleet import Ledger
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ import urllib.request
 import pytest
 
 from tests.conftest import free_port
-from workers.metrics import WorkerMetrics
 from workers.metrics_server import serve_metrics
+from workers.node.metrics import WorkerMetrics
 
 
 def test_it_serves_what_was_counted() -> None:

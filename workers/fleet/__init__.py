@@ -1,4 +1,4 @@
-"""The fleet's ledger in Redis: runs, control steps, the hosts' slots, and the streams' batches.
+"""Both planes' library. The fleet's ledger in Redis: runs, control steps, hosts' slots, streams' batches.
 
 `docs/fleet.md` draws the states and names every key.
 """

@@ -20,8 +20,8 @@ class Grants:
     def set_host(self, pool: str, host: str, cap: int, confirm: bool = False) -> None:
         """Registers a host, or changes its cap (1..16). Streams beyond a lowered cap run to their end.
 
-        With `confirm` a slot that rests becomes free only when a census of the host has shown that the
-        connection is gone (`census_due`, `counted`); without, when its rest is over.
+        With `confirm` a slot that rests becomes free only when a count of the host has shown that the
+        connection is gone (`hosts_to_count`, `counted`); without, when its rest is over.
         """
         if not 1 <= cap <= MOST_CONNECTIONS:
             raise ValueError(f"a host's cap is 1..{MOST_CONNECTIONS}, not {cap}")

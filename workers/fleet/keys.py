@@ -15,9 +15,9 @@ KEYS = {
     "vm": "cbtfleet:vm:",
     "steps": "cbtfleet:steps",
     "step": "cbtfleet:step:",
-    "turn": "cbtfleet:turn:",
-    "turn_line": "cbtfleet:turn-line:",
-    "turns": "cbtfleet:turns:",
+    "permit": "cbtfleet:permit:",
+    "permit_queue": "cbtfleet:permit-queue:",
+    "permits": "cbtfleet:permits:",
     # disks
     "disks": "cbtfleet:disks:",
     "disk": "cbtfleet:disk:",

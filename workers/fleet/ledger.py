@@ -8,10 +8,10 @@ from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from workers.fleet.censuses import Censuses
 from workers.fleet.errors import LedgerUnsuitable
 from workers.fleet.figures import Figures
 from workers.fleet.grants import Grants
+from workers.fleet.host_counts import HostCounts
 from workers.fleet.runs import Runs
 from workers.fleet.scripts import RedisClient, Scripts, address, translated
 from workers.fleet.steps import Steps
@@ -30,7 +30,7 @@ class Ledger:
     """All calls of the fleet. Each is one atomic Lua script on Redis's own clock, or a plain read.
 
     Its parts share the Redis, and their methods are the ledger's: `Runs`, `Steps`, `Grants`, `Streams`,
-    `Censuses` and `Figures`.
+    `HostCounts` and `Figures`.
     Safe to share among threads and to inherit through a fork. Every call may raise LedgerUnreachable (Redis
     does not answer), UnknownToLedger (no such run, VM or disk) or LedgerError (the call breaks a rule).
     """
@@ -68,7 +68,7 @@ class Ledger:
         self.finish_step = steps.finish_step
         self.step_attempts = steps.step_attempts
         self.put_off_step = steps.put_off_step
-        self.take_turn = steps.take_turn
+        self.take_permit = steps.take_permit
 
         grants = Grants(scripts)
         self.set_host = grants.set_host
@@ -85,10 +85,10 @@ class Ledger:
         self.barrier_left = grants.barrier_left
         self.found = grants.found
 
-        censuses = Censuses(scripts)
-        self.census_due = censuses.census_due
-        self.counted = censuses.counted
-        self.uncountable = censuses.uncountable
+        host_counts = HostCounts(scripts)
+        self.hosts_to_count = host_counts.hosts_to_count
+        self.counted = host_counts.counted
+        self.uncountable = host_counts.uncountable
 
         figures = Figures(scripts)
         self.counters = figures.counters

@@ -36,16 +36,16 @@ class Steps:
         """Gives the claim back; the step is due again after so long. False when it was not the caller's."""
         return bool(self._scripts.call("put_off_step", *_parts(step), fence, round(seconds * 1000)))
 
-    def take_turn(self, step: Step, pool: str, places: Mapping[str, int] | None = None) -> int | None:
+    def take_permit(self, step: Step, pool: str, places: Mapping[str, int] | None = None) -> int | None:
         """Asks for a permit at all of `places`: name -> how many steps may be there at once.
 
         0: it is the step's turn, until the step is finished or its lease has run out. n: it is the n-th that
-        waits; ask again within `Timing.turn_wait`. First come, first served: nobody overtakes at a place
+        waits; ask again within `Timing.permit_wait`. First come, first served: nobody overtakes at a place
         whose name begins with "sr/". Without `places` those of the last time are meant; None: they are not
         known.
         """
         named = "" if places is None else json.dumps(sorted(places.items()))
-        position = int(self._scripts.call("take_turn", *_parts(step), pool, named))
+        position = int(self._scripts.call("take_permit", *_parts(step), pool, named))
         return None if position < 0 else position
 
     def step_attempts(self, step: Step) -> int:

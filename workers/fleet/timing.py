@@ -72,14 +72,14 @@ class Timing:
     """An open that takes longer waits for a host that is slow or gone: its process does not count as one of
     its node's streams until it is through."""
 
-    census_every: float = 1.0
+    count_every: float = 1.0
     """A host is counted so often while a slot there waits for it: a slot that rests is a slot unused."""
 
-    census_unexplained: float = 5.0
+    count_unexplained: float = 5.0
     """A host is counted so often while all that is looked for is connections that no slot explains: those of
     a vanished peer stay until xapi-nbd restarts."""
 
-    census_retry: float = 600.0
+    count_retry: float = 600.0
     """A pool that cannot be counted is asked again so often: somebody may have given us the permission."""
 
     step_lease: float = 60.0
@@ -88,9 +88,9 @@ class Timing:
     step_republish: float = 5.0
     """A published control step that nobody claimed is published again: its message was lost or is queued."""
 
-    turn_wait: float = 60.0
+    permit_wait: float = 60.0
     """A step that waits for its turn and has not asked for so long has lost its place in the line. Twice the
-    longest time after which it asks again (scheduler/turns.py)."""
+    longest time after which it asks again (scheduler/planning/concurrency.py)."""
 
     keep_ended: float = 7 * 86400.0
     """Ended runs stay in Redis so long, for `cbtfleet runs` and `status`; their result is in the bucket."""

@@ -114,13 +114,13 @@ class Host:
     used: int
     """Slots that are not free."""
     unaccounted: int
-    """Connections of ours that the host still counts at its last census and no slot explains."""
+    """Connections of ours that the host still counts at its last count and no slot explains."""
     others: int
-    """Connections of others at the last census."""
+    """Connections of others at the last count."""
     waived: int
     """Connections that an operator told us not to wait for (`free_slot`)."""
     counted_ago: float | None
-    """Seconds since the last census began; None: not counted since Redis may have forgotten something."""
+    """Seconds since the last count began; None: not counted since Redis may have forgotten something."""
     effective_cap: int
     """How many slots may be in use now: the cap, less what was lowered or is unaccounted for."""
 

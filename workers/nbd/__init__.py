@@ -1,7 +1,8 @@
-"""The NBD client: reads a disk from a XenServer host, or from any server of the fixed newstyle protocol.
+"""Both planes' library. The NBD client: reads a disk from a XenServer host, or from any server of the
+fixed newstyle protocol.
 
 errors <- protocol <- handshake <--+-- connection
-errors <- {trust, channel} <- tls <+          <- meeting
+errors <- {trust, channel} <- tls <+          <- probe
 
 `protocol`, `handshake` and `trust` know no socket; only `tls` knows ssl.
 """
@@ -24,7 +25,7 @@ from workers.nbd.errors import (
     TlsUntrusted,
     Unreachable,
 )
-from workers.nbd.meeting import meet
+from workers.nbd.probe import Probe, ProbeState, probe_server
 from workers.nbd.protocol import MAX_READ
 from workers.nbd.trust import Tls
 
@@ -40,6 +41,8 @@ __all__ = [
     "ExportRefused",
     "InvalidRead",
     "NbdError",
+    "Probe",
+    "ProbeState",
     "ProtocolViolation",
     "Read",
     "ReadFailed",
@@ -51,5 +54,5 @@ __all__ = [
     "TlsUntrusted",
     "Unreachable",
     "connect",
-    "meet",
+    "probe_server",
 ]

@@ -1,4 +1,4 @@
-"""The repository: what is stored, byte for byte (docs/format.md), and the stores that keep it."""
+"""Both planes' library. The repository: what is stored, byte for byte (docs/format.md), and its stores."""
 
 from workers.repository.config import Config, read_config
 from workers.repository.create import Created, create_repository, recover_private_key

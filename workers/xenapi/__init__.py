@@ -1,4 +1,4 @@
-"""A pool's XenAPI: sessions, what can go wrong with them, and where a disk can be read over NBD."""
+"""Both planes' library. A pool's XenAPI: sessions, what can go wrong, where a disk is read over NBD."""
 
 from workers.xenapi.connection import warn_once
 from workers.xenapi.endpoints import Endpoint, NotExportable, nbd_endpoints

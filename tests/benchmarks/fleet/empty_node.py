@@ -17,8 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from workers import node, stream
 from workers.fleet import Ledger, Verdict
+from workers.node import main as node
+from workers.stream import stream
 from workers.xenapi import Session, Sessions
 
 VIRTUAL_SIZE = 100 << 30

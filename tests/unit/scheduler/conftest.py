@@ -17,10 +17,10 @@ import pytest
 
 from infra.simulator import PoolSpec, SimulatedPool
 from scheduler.context import ControlContext
-from scheduler.host_count import HostCounter
-from scheduler.requests import request_for_vms
+from scheduler.hosts.host_count import HostCounter
+from scheduler.policies.requests import request_for_vms
+from scheduler.runs.submit import submit_run
 from scheduler.steps import do_step
-from scheduler.submit import submit_run
 from workers.fleet import Ledger
 from workers.nbd import Deadlines
 from workers.repository import (
@@ -33,7 +33,7 @@ from workers.repository import (
     restore_disk,
 )
 from workers.settings import Settings
-from workers.stream import StreamContext, run_stream
+from workers.stream.stream import StreamContext, run_stream
 from workers.xenapi import Session, Sessions
 
 
@@ -108,8 +108,8 @@ class Site:
         raise AssertionError(f"the run does not end: {self.ledger.progress(run)}")
 
     def count_hosts(self) -> None:
-        """Every census that is due."""
-        due = self.ledger.census_due()
+        """Every count that is due."""
+        due = self.ledger.hosts_to_count()
         if due:
             with Session.login("lab", self.settings.pool("lab")) as session:
                 counter = HostCounter(session, self.repository.repository_id)

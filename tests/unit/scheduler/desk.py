@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.context import ControlContext
-from scheduler.finishing import end_run
-from scheduler.nights import Nights
-from scheduler.planning import plan_run
-from scheduler.policy import parse_policies
+from scheduler.finishing.steps import end_run
+from scheduler.planning.steps import plan_run
+from scheduler.policies.policy import parse_policies
+from scheduler.runs.triggers import Triggers
 from workers.fleet import Ledger
 from workers.repository import (
     DiskPoint,
@@ -37,16 +37,16 @@ class Desk:
     def __init__(self, context: ControlContext) -> None:
         self.context = context
 
-    def nights(self, began: datetime = LONG_AGO) -> Nights:
+    def nights(self, began: datetime = LONG_AGO) -> Triggers:
         """Of a scheduler that was started then."""
-        return Nights(self.context, parse_policies(self.context.settings), began)
+        return Triggers(self.context, parse_policies(self.context.settings), began)
 
     def runs(self) -> list[str]:
         return self.context.ledger.runs()
 
     def end(self, run: str, error: str | None = None) -> dict[str, Any]:
         """Ends a run that has no VMs, or one that is skipped."""
-        if self.context.ledger.run_facts(run)["request"]["night"]["skipped"]:
+        if self.context.ledger.run_facts(run)["request"]["trigger"]["skipped"]:
             plan_run(self.context, run)
         else:
             facts = self.context.ledger.run_facts(run)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.changes import BadBitmap, changes_since
-from scheduler.snapshots import DiskSnapshot, iso_time
+from scheduler.planning.changes import BadBitmap, changes_since
+from scheduler.pool_objects.snapshots import DiskSnapshot, iso_time
 from workers.extents import BitmapError
 from workers.repository import DiskPoint
 from workers.xenapi import XapiFailure

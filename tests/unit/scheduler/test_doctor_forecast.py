@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.checks.check import Check
-from scheduler.doctor import examine
+from scheduler.checks.doctor import examine
 from tests.unit.scheduler.conftest import Site
 from workers.settings import Settings
 from workers.xenapi import Session

@@ -12,14 +12,14 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.nights import Nights
-from scheduler.planning import plan_vm
-from scheduler.policy import parse_policies
-from scheduler.resuming import resume_run
+from scheduler.planning.steps import plan_vm
+from scheduler.policies.policy import parse_policies
+from scheduler.runs.resuming import resume_run
+from scheduler.runs.triggers import Triggers
 from scheduler.steps import do_step
 from tests.unit.scheduler.conftest import Site
 from workers.messages import Step
-from workers.stream import run_stream
+from workers.stream.stream import run_stream
 
 MiB = 1 << 20
 TIMING = Timing(login_failure_delay=0.1, data_destroy_wait=0.2, slot_release_delay=0.05)
@@ -37,9 +37,9 @@ def with_policy(site: Site, **keys: Any) -> Site:
     return site
 
 
-def begin(site: Site) -> tuple[Nights, str]:
+def begin(site: Site) -> tuple[Triggers, str]:
     """The night of the minute that it is."""
-    nights = Nights(site.context, parse_policies(site.settings), datetime.now(UTC) - timedelta(hours=1))
+    nights = Triggers(site.context, parse_policies(site.settings), datetime.now(UTC) - timedelta(hours=1))
     assert nights.turn(datetime.now(UTC)) == {}
     [run] = site.ledger.runs()
     return nights, run
@@ -152,7 +152,7 @@ def test_a_scheduler_that_dies_between_the_hooks_leaves_nothing_frozen(make_site
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scheduler.snapshot_hooks.run_hook", die)
+        patch.setattr("scheduler.planning.snapshot_hooks.run_hook", die)
         with pytest.raises(Killed):
             plan_vm(site.context, run, vm["uuid"])
     site.ledger.cancel(run)
@@ -219,7 +219,7 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
             return over
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scheduler.planning.datetime", Clock)
+        patch.setattr("scheduler.planning.steps.datetime", Clock)
         for vm in (web, db):
             do_step(site.context, Step(run, "plan-vm", vm["uuid"]))
         nights.turn(over)

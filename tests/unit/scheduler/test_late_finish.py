@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.resuming import resume_run
+from scheduler.runs.resuming import resume_run
 from tests.unit.scheduler.conftest import Site
 from workers.repository import Point, Repository
 

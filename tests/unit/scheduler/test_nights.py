@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.finishing import finish_vm
-from scheduler.planning import plan_vm
-from scheduler.snapshots import snapshot_name
+from scheduler.finishing.steps import finish_vm
+from scheduler.planning.steps import plan_vm
+from scheduler.pool_objects.snapshots import snapshot_name
 from tests.unit.scheduler.conftest import Site
 from workers.extents import Plan
 from workers.repository import AccessDenied, Repository, StoreUnavailable
@@ -304,7 +304,7 @@ def test_a_clean_up_that_breaks_in_an_unforeseen_way_hides_no_restore_point(
     def broken(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr("scheduler.finishing.clean_up_vm", broken)
+    monkeypatch.setattr("scheduler.finishing.steps.clean_up_vm", broken)
     result = site.night()
     assert result["status"] == "partial"
     *disks, vm = result["disks"]
@@ -337,7 +337,7 @@ def test_a_vm_snapshot_that_another_fleet_made_is_left_alone(site: Site) -> None
 def test_a_pool_that_is_away_for_a_moment_is_cleaned_up_all_the_same(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.patience.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("scheduler.retry.PAUSES", (0.01, 0.01))
     site.pool.add_fault(xapi="VM.destroy", drop_reply=True, count=1)
     assert site.night()["warnings"] == []
     assert_clean(site, tasks=1)
@@ -405,7 +405,7 @@ def test_a_store_that_is_away_for_a_moment_does_not_cost_the_night(
         return whole(*arguments)
 
     monkeypatch.setattr(Repository, call, away_once)
-    monkeypatch.setattr("scheduler.patience.PAUSES", (0.0,))
+    monkeypatch.setattr("scheduler.retry.PAUSES", (0.0,))
     result = site.night()
     assert failures == []
     assert result["status"] == "succeeded", result
@@ -425,7 +425,7 @@ def test_a_run_whose_result_the_store_does_not_take_ends_when_the_store_is_back(
         whole(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Repository, "close_run", away)
-    monkeypatch.setattr("scheduler.patience.PAUSES", (0.0,))
+    monkeypatch.setattr("scheduler.retry.PAUSES", (0.0,))
     monkeypatch.setattr("scheduler.steps.END_AGAIN", 0.1)
     result = site.night()
     assert failures == []

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import redis
 
-from scheduler.after_run import after_run
-from scheduler.finishing import end_run
-from scheduler.nights import newest_slot, slot_run
+from scheduler.finishing.after_run import after_run
+from scheduler.finishing.steps import end_run
 from scheduler.notifications import Message
-from scheduler.requests import RunRequest
+from scheduler.policies.requests import RunRequest
+from scheduler.runs.triggers import newest_slot, slot_run
 from scheduler.steps import do_step
 from tests.small_servers import web_service
 from tests.unit.scheduler.desk import LONG_AGO, NIGHTLY, Desk, make_desk, utc
@@ -72,8 +72,8 @@ def test_a_night_begins_when_it_is_due_and_not_before(desk: Desk) -> None:
     assert facts["started"] == "2026-11-22T01:00:03Z"
     request = RunRequest.from_facts(facts["request"])
     assert (request.policy, request.pool, request.include.names) == ("nightly", "lab", ("*",))
-    assert request.night is not None
-    assert (request.night.slot, request.night.ends) == ("2026-11-22T01:00:00Z", None)
+    assert request.trigger is not None
+    assert (request.trigger.slot, request.trigger.ends) == ("2026-11-22T01:00:00Z", None)
 
 
 def test_many_schedulers_begin_it_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,7 +167,7 @@ def test_a_window_that_is_over_is_not_made_up_for(tmp_path: Path, redis_url: str
     policy = {**NIGHTLY, "window": {"end": "06:00"}}
     with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
         desk.nights().turn(utc("2026-11-22T05:59"))
-        assert desk.context.ledger.run_facts(RUN)["request"]["night"]["skipped"] is None
+        assert desk.context.ledger.run_facts(RUN)["request"]["trigger"]["skipped"] is None
         desk.end(RUN)
         desk.nights().turn(utc("2026-11-23T06:00"))
         skipped = desk.end(desk.runs()[-1])
@@ -183,7 +183,7 @@ def test_a_run_that_nobody_understands_does_not_keep_another_from_being_stopped(
     policy = {**NIGHTLY, "window": {"end": "06:00"}}
     with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
         ledger = desk.context.ledger
-        ledger.create_run("20261122T000000Z-newer", {"request": {"policy": "x", "night": {"moon": "full"}}})
+        ledger.create_run("20261122T000000Z-newer", {"request": {"policy": "x", "trigger": {"moon": "full"}}})
         nights = desk.nights()
         nights.turn(utc("2026-11-22T01:00"))
         ledger.add_vms(RUN, {"u-web": {"name": "web"}})
@@ -253,7 +253,7 @@ def test_a_scheduler_that_died_after_the_result_was_kept_still_tells(tmp_path: P
         pytest.MonkeyPatch.context() as patch,
     ):
         desk.nights().turn(utc("2026-11-22T01:00"))
-        patch.setattr("scheduler.finishing.after_run", lambda *_: {}["killed here"])
+        patch.setattr("scheduler.finishing.steps.after_run", lambda *_: {}["killed here"])
         with pytest.raises(KeyError):
             desk.end(RUN)
         patch.undo()
@@ -360,10 +360,10 @@ def test_nothing_that_follows_a_run_can_fail_it(
         )
         monkeypatch.setattr(Repository, "forget", lambda *_: {}["a mistake"])
         told: list[Message] = []
-        monkeypatch.setattr("scheduler.after_run.notify", lambda _, message: told.append(message))
+        monkeypatch.setattr("scheduler.finishing.after_run.notify", lambda _, message: told.append(message))
         after_run(desk.context, result)
         line = "restore points were not forgotten: unexpected KeyError; the scheduler's log has the details"
         assert line in told[0].text
-        monkeypatch.setattr("scheduler.after_run.notify", lambda *_: {}["a mistake"])
+        monkeypatch.setattr("scheduler.finishing.after_run.notify", lambda *_: {}["a mistake"])
         after_run(desk.context, result)
         assert caplog.messages[-1] == f"after run {RUN}: unexpected"

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.resuming import resume_run
+from scheduler.runs.resuming import resume_run
 from tests.unit.scheduler.conftest import Site
 from workers.repository import Store, restore_disk, verify_points
 from workers.repository.store import Buffer

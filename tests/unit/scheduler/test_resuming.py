@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.resuming import Resumer, resume_lost_runs, resume_run
+from scheduler.runs.resuming import Resumer, resume_lost_runs, resume_run
 from tests.unit.scheduler.conftest import Site
 from tests.until import until
 from workers.repository import Store

@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.policy import Retry
-from scheduler.requests import RunRequest, request_from_policy
-from scheduler.resuming import resume_run
-from scheduler.submit import submit_run
+from scheduler.policies.policy import Retry
+from scheduler.policies.requests import RunRequest, request_from_policy
+from scheduler.runs.resuming import resume_run
+from scheduler.runs.submit import submit_run
 from tests.unit.scheduler.conftest import Site
 from workers.fleet import DiskWork
 

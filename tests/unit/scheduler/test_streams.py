@@ -12,7 +12,7 @@ from scheduler.steps import do_step
 from tests.unit.scheduler.conftest import Site
 from workers.fleet import Grant, Ledger, LedgerUnreachable
 from workers.repository import Store
-from workers.stream import run_stream
+from workers.stream.stream import run_stream
 
 SPEC = PoolSpec(
     hosts=1,

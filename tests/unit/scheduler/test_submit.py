@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from scheduler import submit
-from scheduler.submit import RunLost, wait_for_run
+from scheduler.runs import submit
+from scheduler.runs.submit import RunLost, wait_for_run
 from workers.fleet import Ledger, LedgerUnreachable, UnknownToLedger
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler import vm_metadata
+from scheduler.planning import vm_metadata
 from tests.unit.scheduler.conftest import Site
 from workers.repository import MAX_VM_METADATA, RepositoryError
 from workers.settings import PoolSettings

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
-from scheduler.policy import Selector
-from scheduler.requests import RunRequest
-from scheduler.submit import submit_run
+from scheduler.policies.policy import Selector
+from scheduler.policies.requests import RunRequest
+from scheduler.runs.submit import submit_run
 from tests.unit.scheduler.conftest import Site
 from workers.xenapi import Session
 

@@ -57,6 +57,6 @@ if host.confirm == 1 then
   end
   tally('confirmed', #ended)
 end
-tally('censuses')
+tally('host_counts')
 wake()
 return 1

@@ -1,4 +1,4 @@
--- uses: epoch, step, turn
+-- uses: epoch, step, permit
 -- ARGV: run, name, subject, fence. 1: the caller's claim ended the step, and with it its turn.
 local id = step_id(ARGV[1], ARGV[2], ARGV[3])
 local key = KEY.step .. id
@@ -7,5 +7,5 @@ if redis.call('HGET', key, 'fence') ~= ARGV[4] then
 end
 redis.call('DEL', key)
 redis.call('ZREM', KEY.steps, id)
-end_turn(id)
+return_permit(id)
 return 1

@@ -1,6 +1,6 @@
 -- uses: epoch, host
 -- One row a host: place, cap, lowered, rejects, used, unaccounted, others, waived, effective cap, and in
--- milliseconds: until its circuit closes, since its last census (-1: none that still counts).
+-- milliseconds: until its circuit closes, since its last count (-1: none that still counts).
 local answer = {}
 for _, place in ipairs(redis.call('SMEMBERS', KEY.hosts)) do
   local host = read_host(place)

@@ -7,7 +7,7 @@ if redis.call('HGET', key, 'fence') ~= ARGV[4] then
 end
 redis.call('HSET', key, 'lease', NOW + TIMING.step_lease)
 redis.call('ZADD', KEY.steps, 'XX', NOW + TIMING.step_lease, id)
-if redis.call('HEXISTS', KEY.turn .. id, 'held') == 1 then
-  redis.call('HSET', KEY.turn .. id, 'until', NOW + TIMING.step_lease)
+if redis.call('HEXISTS', KEY.permit .. id, 'held') == 1 then
+  redis.call('HSET', KEY.permit .. id, 'until', NOW + TIMING.step_lease)
 end
 return 1

@@ -1,0 +1,99 @@
+"""Forgetting restore points: by a policy's `keep`, or those that a person names.
+
+Only manifests are deleted. The data that no restore point needs any more stays until it is pruned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from scheduler.policies.policy import Policy
+from scheduler.policies.retention import Decision, decide
+from workers.errors import CbtfleetError, ConfigurationError
+from workers.repository import DamagedObject, Point, Repository
+
+log = logging.getLogger(__name__)
+
+AT_WORK = "a run is backing this VM up"
+"""Of a run that goes on the next restore point is built upon what was the newest when it began."""
+
+
+class MayNotForget(CbtfleetError):
+    """A point that was named is needed."""
+
+
+def decide_by_policy(
+    repository: Repository, name: str, policy: Policy, vms: Collection[str] | None = None
+) -> list[Decision]:
+    """What the policy's `keep` makes of each of its points, of these VMs (uuids) or of all, oldest first.
+
+    Points that cannot be read are passed over: they are not forgotten, and count as no good point. Raises
+    ConfigurationError when the policy has no `keep`.
+    """
+    if policy.keep is None:
+        raise ConfigurationError(f"policies.{name} has no keep, so all of its restore points are kept")
+    at_work = vms_at_work(repository)
+    decisions = []
+    for vm, points in _by_vm(repository, vms).items():
+        for decision in decide(points, name, policy.keep, policy.zone):
+            if vm in at_work:
+                decision = replace(decision, kept_by=(*decision.kept_by, AT_WORK))
+            decisions.append(decision)
+    return sorted(decisions, key=lambda decision: (decision.point.time, decision.point.vm_uuid))
+
+
+def find_named(repository: Repository, names: Iterable[str], *, even_last: bool) -> list[Point]:
+    """The points that these ids, or beginnings of ids, mean, each once.
+
+    Raises PointNotFound, PointAmbiguous, and MayNotForget for the newest point of a disk, unless `even_last`,
+    and for points of a VM that is being backed up.
+    """
+    found = {point.id: point for point in map(repository.find_point, names)}
+    at_work = vms_at_work(repository)
+    for point in found.values():
+        if point.vm_uuid in at_work:
+            raise MayNotForget(
+                f"restore point {point.id} stays for now: {AT_WORK}; try again when it has ended"
+            )
+        if not even_last:
+            _check_not_last(repository, point)
+    return list(found.values())
+
+
+def forget(repository: Repository, points: Sequence[Point]) -> None:
+    """Forgets them, oldest first."""
+    for point in sorted(points, key=lambda point: point.time):
+        repository.forget(point)
+        log.info('VM "%s": restore point %s of %s is forgotten', point.vm, point.id, point.time)
+
+
+def vms_at_work(repository: Repository) -> set[str]:
+    """The VMs (uuids) of every run that has not ended, also of one that Redis has forgotten."""
+    open_runs = (repository.open_facts(run) for run in list(repository.open_runs()))
+    return {vm for facts in open_runs if facts is not None for vm in facts.get("vms", {})}
+
+
+def _by_vm(repository: Repository, vms: Collection[str] | None) -> dict[str, list[Point]]:
+    def pass_over(error: DamagedObject) -> None:
+        log.warning("%s; it is neither counted nor forgotten", error)
+
+    by_vm: dict[str, list[Point]] = {}
+    for vm in [None] if vms is None else sorted(vms):
+        for point in repository.points(vm, on_damage=pass_over):
+            by_vm.setdefault(point.vm_uuid, []).append(point)
+    return by_vm
+
+
+def _check_not_last(repository: Repository, point: Point) -> None:
+    newer: set[str] = set()
+    for other in repository.points(point.vm_uuid, on_damage=lambda error: None):
+        if (other.time, other.id) > (point.time, point.id):
+            newer.update(disk.vdi for disk in other.disks)
+    for disk in point.disks:
+        if disk.vdi not in newer:
+            raise MayNotForget(
+                f'restore point {point.id} is the newest of disk {disk.name or disk.vdi} of VM "{point.vm}":'
+                " with --even-last it is forgotten all the same, and the disk's next backup reads all of it"
+            )

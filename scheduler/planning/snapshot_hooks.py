@@ -1,0 +1,120 @@
+"""A VM's snapshot between the operator's two hooks.
+
+    before_snapshot --> the snapshot --> after_snapshot
+       | fails: skip the VM, or go on and say so
+       +------------------------------------^   runs in every case once before_snapshot was begun
+
+That it was begun is in the ledger before it is begun: when a scheduler dies between the two, whoever plans
+the VM next runs `after_snapshot` first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from scheduler.context import ControlContext
+from scheduler.hooks import AFTER_SNAPSHOT, BEFORE_SNAPSHOT, HookFailed, run_hook
+from scheduler.policies.policy import Hooks, parse_policies
+from scheduler.policies.requests import RunRequest
+from scheduler.pool_objects.snapshots import VmSnapshot
+
+log = logging.getLogger(__name__)
+
+_BEGUN = "hooks_begun"
+
+
+class SnapshotHooks:
+    """Those of one VM in one run; `facts` are the VM's, and get `warnings`."""
+
+    def __init__(
+        self, context: ControlContext, request: RunRequest, run: str, vm_uuid: str, facts: dict[str, Any]
+    ) -> None:
+        self._context = context
+        self._run = run
+        self._vm_uuid = vm_uuid
+        self._facts = facts
+        self._about = f'VM "{facts["name"]}"'
+        self._document: dict[str, Any] = {
+            "run": run,
+            "policy": request.policy,
+            "pool": request.pool,
+            "vm": facts["name"],
+            "vm_uuid": vm_uuid,
+        }
+        self._hooks = _hooks_of(context, request.policy)
+
+    def end_interrupted(self) -> None:
+        """Runs `after_snapshot` if a scheduler died after it had begun with `before_snapshot`."""
+        if self._facts.pop(_BEGUN, False):
+            log.warning("%s: a scheduler died between its hooks", self._about)
+            self._after({"snapshot": None, "error": "the scheduler died", "before_snapshot": None})
+            self._keep_facts()
+
+    def around(self, disks: Iterable[Mapping[str, Any]], take: Callable[[], VmSnapshot]) -> VmSnapshot:
+        """What `take` returns; `disks` are the VDI records to name to the hooks.
+
+        Raises HookFailed when `before_snapshot` failed and the policy says skip, and what `take` raises.
+        """
+        self._document["disks"] = [
+            {
+                "vdi": disk["uuid"],
+                "name": disk["name_label"],
+                "virtual_size": int(disk["virtual_size"]),
+            }
+            for disk in disks
+        ]
+        end: dict[str, Any] = {"snapshot": None, "error": "no snapshot was taken", "before_snapshot": None}
+        try:
+            self._before(end)
+            snapshot = take()
+            end |= {"snapshot": snapshot.uuid, "time": snapshot.time, "error": None}
+            return snapshot
+        except Exception as error:
+            end["error"] = str(error)
+            raise
+        finally:
+            self._after(end)
+            if self._facts.pop(_BEGUN, False):
+                self._keep_facts()
+
+    def _before(self, end: dict[str, Any]) -> None:
+        """Raises HookFailed."""
+        command = self._hooks.before_snapshot
+        if not command:
+            return
+        self._facts[_BEGUN] = True
+        self._keep_facts()
+        end["before_snapshot"] = "failed"
+        try:
+            run_hook(BEFORE_SNAPSHOT, command, self._document, self._hooks.timeout, self._about)
+            end["before_snapshot"] = "succeeded"
+        except HookFailed as error:
+            if self._hooks.on_failure == "skip":
+                raise HookFailed(f"not backed up, as its {error}") from error
+            self._warn(f"backed up all the same, but its {error}")
+
+    def _keep_facts(self) -> None:
+        self._context.ledger.set_vm_facts(self._run, self._vm_uuid, self._facts)
+
+    def _after(self, end: Mapping[str, Any]) -> None:
+        command = self._hooks.after_snapshot
+        if command:
+            try:
+                document = {**self._document, **end}
+                run_hook(AFTER_SNAPSHOT, command, document, self._hooks.timeout, self._about)
+            except HookFailed as error:
+                self._warn(f"its {error}")
+
+    def _warn(self, line: str) -> None:
+        log.warning("%s: %s", self._about, line)
+        self._facts.setdefault("warnings", []).append(f"{self._about}: {line}")
+
+
+def _hooks_of(context: ControlContext, policy_name: str | None) -> Hooks:
+    """From the scheduler's configuration, never from Redis: who can write there must not run programs."""
+    policy = parse_policies(context.settings).get(policy_name) if policy_name else None
+    if policy_name and policy is None:
+        log.warning("policy %s is not in the configuration of this scheduler: no hooks are run", policy_name)
+    return policy.hooks if policy is not None else Hooks()

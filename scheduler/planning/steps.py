@@ -1,0 +1,291 @@
+"""The steps `plan-run` and `plan-vm`: from names to plans in the ledger.
+
+A disk that can't be planned fails alone and is named with its reason; a VM that can't be snapshotted fails
+alone; only what concerns the whole pool (login, selection) fails the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from scheduler.context import ControlContext
+from scheduler.planning.cbt import SWITCHED_ON, CannotTrack, TrackingStaysOff, is_on, switch_on
+from scheduler.planning.changes import BadBitmap, changes_since, disk_before
+from scheduler.planning.concurrency import take_permit, take_permit_again
+from scheduler.planning.disk_choice import Drive, choose_drives, read_drives
+from scheduler.planning.rebaseline import keep_comparison
+from scheduler.planning.recorded import VmRecord
+from scheduler.planning.selection import select_vms
+from scheduler.planning.snapshot_hooks import SnapshotHooks
+from scheduler.planning.vm_metadata import keep_vm_metadata
+from scheduler.policies.requests import RunRequest
+from scheduler.pool_objects.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
+from workers.errors import CbtfleetError
+from workers.extents import BitmapError
+from workers.fleet import DiskWork
+from workers.repository import AlreadyWritten, DamagedObject
+from workers.xenapi import NotExportable, Session, XapiFailure, nbd_endpoints
+
+log = logging.getLogger(__name__)
+
+
+class WindowOver(CbtfleetError):
+    """The night's window was over before the VM's turn came."""
+
+
+def plan_run(context: ControlContext, run: str) -> None:
+    """Chooses the run's VMs, once: a run that is resumed has those that were recorded.
+
+    A failure here ends the run with that one line as its error.
+    """
+    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
+    skipped = request.trigger is not None and request.trigger.skipped is not None
+    ended = context.repository.result(run) is not None  # and Redis forgot that
+    if skipped or ended:
+        context.ledger.add_vms(run, {})
+        return
+    facts = context.repository.open_facts(run)
+    if facts is None or "vms" not in facts:
+        chosen = _choose(context, run, request)
+        facts = context.repository.open_run(run, {**context.ledger.run_facts(run), "vms": chosen})
+        facts = {"vms": chosen, **facts}
+    context.ledger.add_vms(run, facts["vms"])
+
+
+def _choose(context: ControlContext, run: str, request: RunRequest) -> dict[str, Any]:
+    """Facts of each VM by uuid."""
+    with context.sessions.borrow(request.pool) as session:
+        chosen = select_vms(request, session.call("VM.get_all_records"))
+    log.info("run %s: %d VMs of pool %s", run, len(chosen), request.pool)
+    return {vm.uuid: {"name": vm.name} for vm in chosen}
+
+
+def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
+    """Snapshots one VM, plans its disks and hands them to the ledger; never twice.
+
+    What was planned is recorded before anything is read, so a run that is resumed goes on with the same
+    snapshot, and reads only what has no pack yet.
+    """
+    ledger = context.ledger
+    if ledger.vm_state(run, vm_uuid) != "planning":
+        return
+    request = RunRequest.from_facts(ledger.run_facts(run)["request"])
+    facts = ledger.vm_facts(run, vm_uuid)
+    hooks = SnapshotHooks(context, request, run, vm_uuid, facts)
+    hooks.end_interrupted()
+    if ledger.is_cancelled(run):
+        ledger.start_vm(run, vm_uuid, [])
+        return
+    works: list[DiskWork] = []
+    record = VmRecord.load(context.repository, run, vm_uuid)
+    over = request.trigger.over(datetime.now(UTC)) if request.trigger is not None else None
+    if record is None and over is not None:  # of one that was planned before, what is done is committed
+        raise WindowOver(over)
+    if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
+        facts = {**record.facts, "committed": True}
+    else:
+        if record is None:
+            take_permit_again(context, run, vm_uuid, request.pool)
+        with context.sessions.borrow(request.pool) as session:
+            planned = None
+            if record is None:
+                works = _VmPlanner(context, session, request, run, vm_uuid, facts, hooks).plan()
+                planned = VmRecord.of(facts, works)
+                record = planned.keep(context.repository, run, vm_uuid)
+            if record != planned:
+                facts, works = record.resumed(context.repository, session, request, run, vm_uuid)
+    ledger.set_vm_facts(run, vm_uuid, facts)
+    pool = context.settings.pool(request.pool)
+    for host in {host for work in works for host in work.hosts}:
+        ledger.set_host(request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
+    ledger.start_vm(run, vm_uuid, works)
+
+
+class _VmPlanner:
+    """One VM's disks, from tracking switched on to plans. Fills `facts` with what is said of each disk."""
+
+    def __init__(
+        self,
+        context: ControlContext,
+        session: Session,
+        request: RunRequest,
+        run: str,
+        vm_uuid: str,
+        facts: dict[str, Any],
+        hooks: SnapshotHooks,
+    ) -> None:
+        self._context = context
+        self._session = session
+        self._request = request
+        self._run = run
+        self._vm_uuid = vm_uuid
+        self._facts = facts
+        self._hooks = hooks
+        self._failed: dict[str, dict[str, Any]] = {}
+        self._skipped: list[dict[str, Any]] = []
+        self._left_out: list[str] = []
+        """VDI refs that are not snapshotted."""
+
+    def plan(self) -> list[DiskWork]:
+        vm_ref = self._session.call("VM.get_by_uuid", self._vm_uuid)
+        vm = self._session.call("VM.get_record", vm_ref)
+        drives = self._choose(read_drives(self._session, vm))
+        if drives:
+            take_permit(self._context, self._session, self._run, self._request.pool, vm, drives)
+        trouble = {drive.ref: self._switch_tracking_on(drive) for drive in drives}
+        drives = [drive for drive in drives if drive.ref not in self._left_out]
+        works: list[DiskWork] = []
+        if drives:
+            snapshot = self._hooks.around(
+                [drive.vdi for drive in drives if drive.vdi is not None],
+                lambda: self._take_snapshot(vm_ref, drives, trouble),
+            )
+            present = {disk.live_uuid for disk in snapshot.disks}
+            self._facts["snapshot"] = snapshot.uuid
+            self._facts["time"] = snapshot.time
+            keep_vm_metadata(self._context, self._session, self._run, self._vm_uuid, self._facts)
+            for disk in _each_once(snapshot.disks):
+                # one without a live disk was deleted while it was snapshotted
+                if not disk.live_ref or disk.live_ref in self._left_out:
+                    continue
+                work = self._plan_disk(disk, trouble.get(disk.live_ref), present)
+                if work is not None:
+                    works.append(work)
+        self._facts["failed"] = self._failed
+        self._facts["skipped"] = self._skipped
+        return works
+
+    def _choose(self, drives: list[Drive]) -> list[Drive]:
+        run_vms: dict[str, str] = {}
+        if any(drive.holders for drive in drives):
+            opened = self._context.repository.open_facts(self._run) or {}
+            run_vms = {uuid: facts["name"] for uuid, facts in opened.get("vms", {}).items()}
+        chosen, skipped = choose_drives(drives, self._request.exclude_disks, self._vm_uuid, run_vms)
+        for each in skipped:
+            log.info('VM "%s": %s skipped: %s', self._facts["name"], each.name or "", each.reason)
+            self._skipped.append(each.as_facts())
+            if each.ref:
+                self._left_out.append(each.ref)
+        return chosen
+
+    def _take_snapshot(
+        self, vm_ref: str, drives: list[Drive], trouble: Mapping[str, str | None]
+    ) -> VmSnapshot:
+        """Of the drives; one that the pool names as the reason why it refuses fails alone."""
+        repository_id = self._context.repository.repository_id
+        tracked = [drive.ref for drive in drives if trouble[drive.ref] in (None, SWITCHED_ON)]
+        while True:
+            try:
+                return take_vm_snapshot(
+                    self._session, self._run, vm_ref, self._left_out, repository_id, tracked
+                )
+            except XapiFailure as failure:
+                left = [drive for drive in drives if drive.ref not in self._left_out]
+                blamed = [drive for drive in left if _names(failure, drive)]
+                if not blamed or len(blamed) == len(left):
+                    raise
+                for drive in blamed:
+                    self._fail_drive(drive, failure)
+
+    def _switch_tracking_on(self, drive: Drive) -> str | None:
+        """Why this disk's tracking can't be trusted for this backup, if it can't. May leave the disk out."""
+        assert drive.vdi is not None
+        try:
+            return switch_on(self._session, drive.ref, drive.vdi)
+        except CannotTrack as error:
+            if self._request.without_tracking == "full":
+                return str(error)
+            if self._request.without_tracking == "fail":
+                self._fail_drive(drive, error)
+            else:
+                name, uuid = drive.vdi["name_label"], drive.vdi["uuid"]
+                self._skipped.append({"vdi": uuid, "name": name, "reason": f"skipped: {error}"})
+                self._left_out.append(drive.ref)
+        except (XapiFailure, TrackingStaysOff) as error:
+            self._fail_drive(drive, error)
+        return None
+
+    def _plan_disk(
+        self, disk: DiskSnapshot, trouble: str | None, present: Collection[str]
+    ) -> DiskWork | None:
+        if trouble is None and not is_on(self._session, disk.live_ref):
+            trouble = "changed-block tracking was switched off while the snapshot was taken"
+        repository = self._context.repository
+        last = before = None
+        try:
+            last = repository.latest_disk(self._vm_uuid, disk.live_uuid)
+            if last is None:
+                before = disk_before(repository.points(self._vm_uuid), disk, present)
+        except DamagedObject as error:
+            trouble = f"the last restore point cannot be read: {error}"
+        try:
+            changes = changes_since(self._session, disk, last, trouble, before)
+            endpoints = nbd_endpoints(self._session, disk.ref, self._disk_name(disk.name, disk.live_uuid))
+            repository.keep_plan(self._run, disk.live_uuid, changes.plan)
+        except (XapiFailure, NotExportable, BitmapError, BadBitmap, AlreadyWritten) as error:
+            self._fail(disk.live_uuid, disk.name, error)
+            return None
+        name = self._disk_name(disk.name, disk.live_uuid)
+        log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, _because(changes.reason))
+        compared_with = None
+        if changes.mode == "full" and last is not None:
+            compared_with = keep_comparison(repository, self._run, name, changes.plan, last)
+        return DiskWork(
+            run=self._run,
+            vm=self._vm_uuid,
+            disk=disk.live_uuid,
+            pool=self._request.pool,
+            snapshot=disk.uuid,
+            virtual_size=disk.virtual_size,
+            batches=changes.plan.batches,
+            hosts=tuple(sorted({endpoint.host for endpoint in endpoints})),
+            weight=self._request.weight,
+            facts={
+                "vm_name": self._facts["name"],
+                "name": disk.name,
+                "userdevice": disk.userdevice,
+                "snapshot": disk.uuid,
+                "sr": disk.sr_uuid,
+                "mode": changes.mode,
+                "reason": changes.reason,
+                "changed_bytes": changes.plan.changed_bytes,
+                "incremental_to": changes.parent.snapshot if changes.parent else None,
+                "compared_with": compared_with,
+            },
+            plan=changes.plan.pack(),
+            attempts=self._request.retry.attempts,
+            give_up_after=self._request.retry.give_up_after,
+        )
+
+    def _fail_drive(self, drive: Drive, error: CbtfleetError) -> None:
+        assert drive.vdi is not None
+        self._left_out.append(drive.ref)
+        if isinstance(error, XapiFailure) and error.code.startswith("SR_"):
+            error = CbtfleetError(f'{error}; it is on storage "{drive.sr.get("name_label")}"')
+        self._fail(drive.vdi["uuid"], drive.vdi["name_label"], error)
+
+    def _fail(self, disk: str, name: str, error: CbtfleetError) -> None:
+        line = f"{self._disk_name(name, disk)}: {error}"
+        log.warning("%s", line)
+        self._failed[disk] = {"name": name, "error": line}
+
+    def _disk_name(self, name: str, disk: str) -> str:
+        return f'VM "{self._facts["name"]}", disk {name or disk}'
+
+
+def _because(reason: str | None) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _each_once(disks: Iterable[DiskSnapshot]) -> list[DiskSnapshot]:
+    """A VDI that is attached twice is snapshotted twice."""
+    return list({disk.live_uuid: disk for disk in reversed([*disks])}.values())[::-1]
+
+
+def _names(failure: XapiFailure, drive: Drive) -> bool:
+    """Whether the failure's parameters name the drive's disk, or its storage."""
+    storage = drive.vdi["SR"] if drive.vdi is not None else ""
+    return drive.ref in failure.params or storage in failure.params

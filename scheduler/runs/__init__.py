@@ -1,0 +1,1 @@
+"""How runs begin, go on after a loss, and what state they are in."""

@@ -1,0 +1,74 @@
+"""Submitting a run and waiting for its result."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from scheduler.policies.requests import RunRequest
+from workers.errors import CbtfleetError
+from workers.fleet import Ledger, LedgerUnreachable, RunProgress, UnknownToLedger
+
+_POLL = 0.25
+"""Seconds between two looks at the ledger: quick for a person, nothing for Redis."""
+
+_PATIENCE = 120.0
+"""Seconds without the ledger, or without the run in it, before a wait is given up: the run outlives a restart
+of Redis and the loss of all that is in it, and so should whoever waits for it."""
+
+
+class RunLost(CbtfleetError):
+    """Redis has forgotten the run, and no scheduler resumed it."""
+
+
+def new_run_id(now: datetime) -> str:
+    """`20261122T010203Z-3fa9c1`: sorts by time, and two runs of one second differ."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def submit_run(ledger: Ledger, request: RunRequest) -> str:
+    """Puts a run into the ledger and returns its id; the scheduler takes it from there."""
+    now = datetime.now(UTC)
+    run = new_run_id(now)
+    facts = {"request": request.as_facts(), "started": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    while not ledger.create_run(run, facts):
+        run = new_run_id(now)
+    return run
+
+
+def wait_for_run(
+    ledger: Ledger, run: str, *, on_progress: Callable[[RunProgress], None] | None = None
+) -> dict[str, Any]:
+    """Waits until the run has ended and returns its result.
+
+    A Redis that restarts is waited for, and so is a scheduler that resumes a run that Redis forgot. Raises
+    LedgerUnreachable when Redis stays away, RunLost when nobody resumes the run, and UnknownToLedger at once
+    for a run that was never there.
+    """
+    heard = time.monotonic()
+    seen = False
+    while True:
+        try:
+            result = ledger.run_result(run)
+            if result is not None:
+                return result
+            progress = ledger.progress(run)
+            seen = True
+            if on_progress is not None:
+                on_progress(progress)
+            heard = time.monotonic()
+        except LedgerUnreachable:
+            if time.monotonic() - heard > _PATIENCE:
+                raise
+        except UnknownToLedger as error:
+            if not seen:
+                raise
+            if time.monotonic() - heard > _PATIENCE:
+                raise RunLost(
+                    f"Redis was emptied and run {run} was not resumed: it was lost before anything of it was"
+                    ' recorded, then start it again; or no "cbtfleet scheduler" is running'
+                ) from error
+        time.sleep(_POLL)

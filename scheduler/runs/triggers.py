@@ -1,0 +1,198 @@
+"""Policies and their schedules: runs that are due are begun, and those whose window is over are stopped.
+
+Any number of schedulers may do this. A slot's run has a name that follows from policy and slot, and the
+ledger takes a name once; which slots were run is read from the names in the ledger and in the repository, so
+it outlives Redis and every machine.
+
+    slot is due --> skipped: the last run still goes on, or the window is over   -> a run that ends at once
+               \\--> begun, late after a downtime                                 -> a run; stopped at its end
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from scheduler.context import ControlContext
+from scheduler.policies.policy import Policy
+from scheduler.policies.requests import RunRequest, Trigger, request_from_policy
+from scheduler.policies.schedule import due
+from workers.errors import CbtfleetError
+from workers.fleet import UnknownToLedger
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the clock: a run may begin and end so much late."""
+
+_LATE = timedelta(minutes=2)
+_SLOT_RUN = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{8})")
+_FORM = "%Y%m%dT%H%M%SZ"
+
+
+def slot_run(policy: str, slot: datetime) -> str:
+    """The run of this policy's slot: `20261122T010000Z-5be41f0a`, the same whoever asks."""
+    time = f"{slot.astimezone(UTC):{_FORM}}"
+    return f"{time}-{hashlib.sha256(f'{time} {policy}'.encode()).hexdigest()[:8]}"
+
+
+def newest_slot(policy: str, runs: Iterable[str], now: datetime) -> datetime | None:
+    """The newest slot of the policy among the names of runs, up to `now`: one of a clock that once was far
+    ahead must not keep the policy from running until then."""
+    slots = []
+    for run in runs:
+        if match := _SLOT_RUN.fullmatch(run):
+            slot = datetime.strptime(match[1], _FORM).replace(tzinfo=UTC)
+            if slot <= now and slot_run(policy, slot) == run:
+                slots.append(slot)
+    return max(slots, default=None)
+
+
+class Triggers:
+    """Nothing ends its thread but `stop`."""
+
+    def __init__(self, context: ControlContext, policies: Mapping[str, Policy], began: datetime) -> None:
+        """`began`: slots before that are made up for only if the policy was run before."""
+        self._context = context
+        self._policies = {name: policy for name, policy in policies.items() if policy.slots is not None}
+        self._began = began
+        self._settled: dict[str, datetime] = {}
+        self._endless: set[str] = set()
+        """Runs that have ended or have no window: ended ones stay in the ledger for a week."""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="triggers", daemon=True)
+
+    def start(self) -> None:
+        for name, policy in self._policies.items():
+            following = policy.slots.next(datetime.now(UTC)) if policy.slots else None
+            if following is not None:
+                log.info("policy %s: its next run is due at %s", name, _local(following, policy))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _look(self) -> None:
+        said: dict[str, str] = {}
+        while not self._end.is_set():
+            failed = self.turn(datetime.now(UTC))
+            for what, line in failed.items():
+                if said.get(what) != line:
+                    log.warning("%s: %s; trying again", what, line)
+            said = failed
+            self._end.wait(LOOK_EVERY)
+
+    def turn(self, now: datetime) -> dict[str, str]:
+        """Does what is due at `now`; returns what failed, with its reason: it is tried again next time."""
+        failed: dict[str, str] = {}
+        for name, policy in self._policies.items():
+            try:
+                self._begin(name, policy, now)
+            except CbtfleetError as error:
+                failed[f"policy {name} cannot be looked after"] = str(error)
+            except Exception:
+                log.exception("policy %s: unexpected; going on", name)
+        try:
+            self._stop_at_the_end_of_windows(now)
+        except CbtfleetError as error:
+            failed["the ends of windows cannot be looked after"] = str(error)
+        except Exception:
+            log.exception("the ends of windows: unexpected; going on")
+        return failed
+
+    def _begin(self, name: str, policy: Policy, now: datetime) -> None:
+        assert policy.slots is not None  # kept by __init__
+        latest = policy.slots.latest(now)
+        if latest is None or self._settled.get(name) == latest:
+            return
+        known = {*self._context.repository.run_names(), *self._context.ledger.runs()}
+        slot = due(policy.slots, newest_slot(name, known, now), self._began, now)
+        if slot is not None:
+            self._create(name, policy, slot, now)
+        self._settled[name] = latest
+
+    def _create(self, name: str, policy: Policy, slot: datetime, now: datetime) -> None:
+        ends = policy.ends(slot)
+        shown = f"{policy.window.end} {policy.timezone}" if policy.window is not None else None
+        skipped = None
+        if ends is not None and now >= ends:
+            skipped = f"no scheduler began it before the end of its window, {shown}"
+        elif (going := self._run_going_on(name)) is not None:
+            skipped = f"run {going} of the same policy was still going"
+        trigger = Trigger(_iso(slot), None if ends is None else _iso(ends), shown, skipped)
+        request = replace(request_from_policy(self._context.settings, name), trigger=trigger)
+        run = slot_run(name, slot)
+        if not self._context.ledger.create_run(run, {"request": request.as_facts(), "started": _iso(now)}):
+            return  # another scheduler was first
+        if skipped is not None:
+            log.warning("policy %s: its run of %s is skipped: %s", name, _local(slot, policy), skipped)
+        elif now - slot >= _LATE:
+            late = str(timedelta(seconds=round((now - slot).total_seconds())))
+            log.warning(
+                "policy %s: run %s of %s begins %s late: no scheduler could begin it in time",
+                name,
+                run,
+                _local(slot, policy),
+                late,
+            )
+        else:
+            log.info("policy %s: run %s begins", name, run)
+
+    def _run_going_on(self, policy: str) -> str | None:
+        """A run of the policy that has not ended, also one that Redis has forgotten."""
+        ledger, repository = self._context.ledger, self._context.repository
+        in_ledger = set(ledger.runs())
+        for run in sorted(in_ledger):
+            if ledger.run_state(run) != "ended" and ledger.run_facts(run)["request"]["policy"] == policy:
+                return run
+        for run in repository.open_runs():
+            facts = None if run in in_ledger else repository.open_facts(run)
+            if facts is not None and facts["request"]["policy"] == policy:
+                return run
+        return None
+
+    def _stop_at_the_end_of_windows(self, now: datetime) -> None:
+        """Gives up every disk that still streams; VMs that are planned later see the time themselves."""
+        known = self._context.ledger.runs()
+        self._endless &= set(known)
+        for run in known:
+            if run not in self._endless:
+                try:
+                    self._stop_if_over(run, now)
+                except UnknownToLedger:
+                    self._endless.add(run)  # it expired meanwhile
+                except CbtfleetError:
+                    raise
+                except Exception:
+                    log.exception("run %s: the end of its window cannot be found; going on without", run)
+                    self._endless.add(run)
+
+    def _stop_if_over(self, run: str, now: datetime) -> None:
+        ledger = self._context.ledger
+        trigger = RunRequest.from_facts(ledger.run_facts(run)["request"]).trigger
+        if trigger is None or trigger.ends is None or ledger.run_state(run) == "ended":
+            self._endless.add(run)
+            return
+        over = trigger.over(now)
+        if over is None:
+            return
+        disks = [disk.disk for disk in ledger.progress(run).disks if disk.state == "streaming"]
+        for disk in disks:
+            ledger.fail_disk(run, disk, over)
+        if disks:
+            log.warning("run %s: %s; disks that were not finished: %d", run, over, len(disks))
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _local(moment: datetime, policy: Policy) -> str:
+    return f"{moment.astimezone(policy.zone):%Y-%m-%d %H:%M} {policy.timezone}"

@@ -1,0 +1,1 @@
+"""`cbtfleet up`: everything on one machine, as child processes."""

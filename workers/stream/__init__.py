@@ -1,0 +1,1 @@
+"""One granted connection: batches read, sealed and stored, from the claim to the release."""
