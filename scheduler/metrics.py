@@ -1,19 +1,21 @@
-"""What Prometheus reads at the scheduler: the ledger's figures, read when they are asked for, and the pump's.
+"""What Prometheus reads at the scheduler: the ledger's figures and the loops', read when they are asked for,
+and the pump's and the steps'.
 
 Every scheduler shows the same ledger, so one of them is enough to scrape for what begins with the ledger's
-words; the pump's and the steps' figures are this process's own.
+words; the figures of loops, pump and steps are this process's own.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from scheduler.background_loop import BackgroundLoop
 from scheduler.runs.states import run_states
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
@@ -41,7 +43,7 @@ them to be there. Whatever else the ledger counts is shown, too."""
 SLOT_STATES = ("FREE", "GRANTED", "OPENING", "HELD", "QUARANTINE")
 RUN_STATES = ("planning", "running", "ended")
 
-_TURN_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+_ROUND_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 _STEP_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900)
 
 
@@ -135,16 +137,39 @@ class LedgerCollector(Collector):
             yield GaugeMetricFamily(f"cbtfleet_{name}", text, value)
 
 
+class LoopCollector(Collector):
+    """Asks the background loops at each scrape: they know nothing of metrics."""
+
+    def __init__(self, loops: Sequence[BackgroundLoop]) -> None:
+        self._loops = loops
+
+    def collect(self) -> Iterable[Metric]:
+        successes = GaugeMetricFamily(
+            "cbtfleet_loop_last_success_timestamp_seconds",
+            "When a round of this background loop last ended with nothing failing; 0: never",
+            labels=("loop",),
+        )
+        failures = CounterMetricFamily(
+            "cbtfleet_loop_failures", "What failed in this background loop, each try", labels=("loop",)
+        )
+        for loop in self._loops:
+            for each in (loop, *loop.parts()):
+                successes.add_metric((each.name,), each.last_success)
+                failures.add_metric((each.name,), each.failures)
+        yield successes
+        yield failures
+
+
 class SchedulerMetrics:
     """This scheduler's own counts, and the ledger's figures, in one registry."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(LedgerCollector(ledger))
-        self._turn_seconds = Histogram(
-            "cbtfleet_pump_turn_seconds",
-            "One turn of the pump: sweep, publish, admit",
-            buckets=_TURN_SECONDS,
+        self._round_seconds = Histogram(
+            "cbtfleet_pump_round_seconds",
+            "One round of the pump: sweep, publish, admit",
+            buckets=_ROUND_SECONDS,
             registry=self.registry,
         )
         self._published = Counter(
@@ -163,8 +188,11 @@ class SchedulerMetrics:
         for kind in ("step", "grant"):
             self._published.labels(kind)
 
-    def turned(self, seconds: float, steps: int, grants: int) -> None:
-        self._turn_seconds.observe(seconds)
+    def show_loops(self, loops: Sequence[BackgroundLoop]) -> None:
+        self.registry.register(LoopCollector(loops))
+
+    def pump_round_done(self, seconds: float, steps: int, grants: int) -> None:
+        self._round_seconds.observe(seconds)
         self._published.labels("step").inc(steps)
         self._published.labels("grant").inc(grants)
 

@@ -11,13 +11,13 @@ the same time.
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections.abc import Callable
 
+from scheduler.background_loop import BackgroundLoop
 from scheduler.context import ControlContext
 from scheduler.pool_objects.orphans import find_orphans
 from scheduler.pool_objects.removing import Removed, remove_orphans
-from workers.errors import CbtfleetError
 from workers.fleet import UnknownToLedger
 
 log = logging.getLogger(__name__)
@@ -28,53 +28,31 @@ LOOK_AT_RUNS = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
 """Seconds until a pool where something stayed is looked at again."""
 
-_FAREWELL = 15.0
-"""Seconds that `stop` waits for what is being removed: the next look goes on."""
 
-
-class GarbageCollector:
-    """Nothing ends it but `stop`. What it cannot remove it says once, until that changes."""
+class GarbageCollector(BackgroundLoop):
+    """What it cannot remove is one line, until that changes."""
 
     def __init__(self, context: ControlContext) -> None:
+        super().__init__(
+            "garbage-collector",
+            "looking for orphans",
+            pause=LOOK_AT_RUNS,
+            back_off=(LOOK_AT_RUNS, FIRST_PAUSE),
+        )
         self._context = context
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="garbage-collector", daemon=True)
         self._due = dict.fromkeys(context.settings.pools, 0.0)
         self._pauses: dict[str, float] = {}
         self._going: dict[str, str] = {}
         self._seen: set[str] | None = None
         self._said: dict[str, set[str]] = {}
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join(_FAREWELL)
-
-    def _work(self) -> None:
-        said = False
-        while not self._end.is_set():
-            try:
-                self.turn()
-                said = False
-            except CbtfleetError as error:
-                if not said:
-                    log.warning("orphans are not looked for: %s; trying again", error)
-                said = True
-            except Exception:
-                log.exception("looking for orphans met something unexpected; going on")
-            self._end.wait(LOOK_AT_RUNS)
-
-    def turn(self) -> None:
+    def round(self) -> None:
         """Looks at the pools whose turn it is."""
         self._watch_runs()
         for pool, when in list(self._due.items()):
-            if self._end.is_set():
-                return
-            if when <= time.monotonic():
-                self._look(pool)
+            if when <= time.monotonic() and not self.stopping():
+                with self.trying(f"looking for orphans on pool {pool}"):
+                    self._look(pool)
 
     def _watch_runs(self) -> None:
         ledger = self._context.ledger
@@ -105,12 +83,8 @@ class GarbageCollector:
 
     def _look(self, pool: str) -> None:
         try:
-            done = clean_pool(self._context, pool, self._end)
-        except CbtfleetError as error:
-            self._later(pool)
-            log.warning("pool %s: orphans are not looked for now: %s", pool, error)
-            return
-        except Exception:
+            done = clean_pool(self._context, pool, self.stopping)
+        except BaseException:
             self._later(pool)
             raise
         stayed = [each for each in done if each.error is not None]
@@ -133,11 +107,11 @@ class GarbageCollector:
         self._due[pool] = time.monotonic() + pause
 
 
-def clean_pool(context: ControlContext, pool: str, end: threading.Event) -> list[Removed]:
+def clean_pool(context: ControlContext, pool: str, stop: Callable[[], bool]) -> list[Removed]:
     """One look, and what came of it. Raises CbtfleetError."""
     with context.sessions.borrow(pool) as session:
         found = find_orphans(session, context, pool)
-        return remove_orphans(session, context, found, stop=end.is_set)
+        return remove_orphans(session, context, found, stop=stop)
 
 
 def describe(removed: Removed) -> str:

@@ -10,9 +10,9 @@ people may do this at the same time.
 from __future__ import annotations
 
 import logging
-import threading
+import time
 
-from workers.errors import CbtfleetError
+from scheduler.background_loop import BackgroundLoop
 from workers.fleet import Ledger
 from workers.repository import Repository
 
@@ -37,45 +37,22 @@ def resume_lost_runs(ledger: Ledger, repository: Repository) -> list[str]:
     return [run for run in at_work if run not in known and resume_run(ledger, repository, run)]
 
 
-class Resumer:
+class Resumer(BackgroundLoop):
     """Looks for lost runs at the start, again and again while a barrier says that Redis may have forgotten
-    something, and now and then. Nothing ends it but `stop`."""
+    something, and now and then."""
 
     def __init__(self, ledger: Ledger, repository: Repository) -> None:
+        pause = ledger.timing.barrier / 20
+        super().__init__("resumer", "looking for lost runs", pause=pause, back_off=(pause, 4 * pause))
         self._ledger = ledger
         self._repository = repository
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="resume", daemon=True)
+        self._look_at = 0.0
+        """When to look whatever the barrier says, on the monotonic clock; 0.0 also after a failure."""
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _look(self) -> None:
-        pause = self._ledger.timing.barrier / 20
-        quiet = 0.0
-        look = True
-        said = False
-        while not self._end.is_set():
-            try:
-                look = look or quiet >= LOOK_EVERY or self._ledger.barrier_left() > 0
-                if look:
-                    self.turn()
-                    look, quiet = False, 0.0
-                said = False
-            except CbtfleetError as error:
-                if not said:
-                    log.warning("runs that may be lost are not looked for: %s; trying again", error)
-                look = said = True
-            except Exception:
-                log.exception("looking for lost runs met something unexpected; going on")
-            self._end.wait(pause)
-            quiet += pause
-
-    def turn(self) -> None:
-        for run in resume_lost_runs(self._ledger, self._repository):
-            log.warning("run %s was lost with Redis and goes on, from what is in the repository", run)
+    def round(self) -> None:
+        look_at, self._look_at = self._look_at, 0.0
+        if time.monotonic() >= look_at or self._ledger.barrier_left() > 0:
+            for run in resume_lost_runs(self._ledger, self._repository):
+                log.warning("run %s was lost with Redis and goes on, from what is in the repository", run)
+            look_at = time.monotonic() + LOOK_EVERY
+        self._look_at = look_at

@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from scheduler.background_loop import BackgroundLoop
 from scheduler.context import ControlContext
 from scheduler.policies.policy import Policy
 from scheduler.policies.requests import RunRequest, Trigger, request_from_policy
@@ -28,7 +28,8 @@ from workers.fleet import UnknownToLedger
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at the clock: a run may begin and end so much late."""
+"""Seconds between two looks at the clock, also after a failure: a run may begin and end so much late, and one
+policy in trouble makes no other late."""
 
 _LATE = timedelta(minutes=2)
 _SLOT_RUN = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{8})")
@@ -53,59 +54,42 @@ def newest_slot(policy: str, runs: Iterable[str], now: datetime) -> datetime | N
     return max(slots, default=None)
 
 
-class Triggers:
-    """Nothing ends its thread but `stop`."""
+class Triggers(BackgroundLoop):
+    """Begins what is due, and stops what is over."""
 
     def __init__(self, context: ControlContext, policies: Mapping[str, Policy], began: datetime) -> None:
         """`began`: slots before that are made up for only if the policy was run before."""
+        super().__init__(
+            "triggers", "looking for due runs", pause=LOOK_EVERY, back_off=(LOOK_EVERY, LOOK_EVERY)
+        )
         self._context = context
         self._policies = {name: policy for name, policy in policies.items() if policy.slots is not None}
         self._began = began
+        self._announced = False
         self._settled: dict[str, datetime] = {}
         self._endless: set[str] = set()
         """Runs that have ended or have no window: ended ones stay in the ledger for a week."""
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="triggers", daemon=True)
 
-    def start(self) -> None:
+    def round(self) -> None:
+        now = datetime.now(UTC)
+        if not self._announced:
+            self._announced = True
+            self._announce(now)
+        self.look(now)
+
+    def look(self, now: datetime) -> None:
+        """Does what is due at `now`, each policy whatever becomes of the others."""
         for name, policy in self._policies.items():
-            following = policy.slots.next(datetime.now(UTC)) if policy.slots else None
+            with self.trying(f"looking after policy {name}"):
+                self._begin(name, policy, now)
+        with self.trying("looking for the ends of windows"):
+            self._stop_at_the_end_of_windows(now)
+
+    def _announce(self, now: datetime) -> None:
+        for name, policy in self._policies.items():
+            following = policy.slots.next(now) if policy.slots else None
             if following is not None:
                 log.info("policy %s: its next run is due at %s", name, _local(following, policy))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _look(self) -> None:
-        said: dict[str, str] = {}
-        while not self._end.is_set():
-            failed = self.turn(datetime.now(UTC))
-            for what, line in failed.items():
-                if said.get(what) != line:
-                    log.warning("%s: %s; trying again", what, line)
-            said = failed
-            self._end.wait(LOOK_EVERY)
-
-    def turn(self, now: datetime) -> dict[str, str]:
-        """Does what is due at `now`; returns what failed, with its reason: it is tried again next time."""
-        failed: dict[str, str] = {}
-        for name, policy in self._policies.items():
-            try:
-                self._begin(name, policy, now)
-            except CbtfleetError as error:
-                failed[f"policy {name} cannot be looked after"] = str(error)
-            except Exception:
-                log.exception("policy %s: unexpected; going on", name)
-        try:
-            self._stop_at_the_end_of_windows(now)
-        except CbtfleetError as error:
-            failed["the ends of windows cannot be looked after"] = str(error)
-        except Exception:
-            log.exception("the ends of windows: unexpected; going on")
-        return failed
 
     def _begin(self, name: str, policy: Policy, now: datetime) -> None:
         assert policy.slots is not None  # kept by __init__

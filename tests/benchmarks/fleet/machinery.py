@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.service import Pump
+from scheduler.pump import Pump
 from tests.benchmarks.fleet.empty_node import HOSTS, VIRTUAL_SIZE
 from tests.benchmarks.fleet.machine import OwnRedis, founded_ledger, own_redis, ping
 from tests.benchmarks.fleet.table import Row, median_and_p99, percentile

@@ -40,7 +40,8 @@ def with_policy(site: Site, **keys: Any) -> Site:
 def begin(site: Site) -> tuple[Triggers, str]:
     """The night of the minute that it is."""
     nights = Triggers(site.context, parse_policies(site.settings), datetime.now(UTC) - timedelta(hours=1))
-    assert nights.turn(datetime.now(UTC)) == {}
+    nights.look(datetime.now(UTC))
+    assert nights.failures == 0
     [run] = site.ledger.runs()
     return nights, run
 
@@ -201,7 +202,7 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
             run_stream(site.stream_context, grant)
             done = grant.disk
         site.ledger.wait_for_work(0.1)
-    nights.turn(now)
+    nights.look(now)
     assert {disk.state for disk in site.ledger.progress(run).disks} == {"complete", "streaming"}
 
     over = now + timedelta(hours=2, minutes=1)
@@ -211,7 +212,7 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
         assert resume_run(site.ledger, site.repository, run)
         assert site.work(run, until=lambda step: step == "plan-vm") is None
     else:
-        nights.turn(over)
+        nights.look(over)
 
     class Clock(datetime):
         @classmethod
@@ -222,7 +223,7 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
         patch.setattr("scheduler.planning.steps.datetime", Clock)
         for vm in (web, db):
             do_step(site.context, Step(run, "plan-vm", vm["uuid"]))
-        nights.turn(over)
+        nights.look(over)
         result = site.work(run)
     assert result is not None
     line = f"stopped at the window's end {end:%H:%M} UTC"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -10,10 +11,13 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from scheduler.background_loop import BackgroundLoop
 from scheduler.metrics import SchedulerMetrics
-from scheduler.service import Pump
+from scheduler.pump import Pump
 from tests.conftest import free_port
+from tests.until import until
 from workers.broker import celery_app
+from workers.errors import CbtfleetError
 from workers.fleet import DiskWork, Ledger
 from workers.metrics_server import serve_metrics
 
@@ -26,7 +30,7 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
     ledger.close()
 
 
-ORDER = ("pool", "host", "state", "kind", "step", "le")
+ORDER = ("pool", "host", "state", "kind", "step", "loop", "le")
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
@@ -59,7 +63,7 @@ def test_the_ledgers_figures_and_the_pumps_own(ledger: Ledger, redis_url: str) -
         ledger.start_vm("run", "vm", works)
         ledger.node_alive("node", 1)
         app = celery_app(redis_url)
-        Pump(ledger, app, metrics.turned).turn()
+        Pump(ledger, app, metrics.pump_round_done).round()
         app.close()
         metrics.step_done("plan-vm", 2.0)
         seen = scrape(port)
@@ -74,9 +78,59 @@ def test_the_ledgers_figures_and_the_pumps_own(ledger: Ledger, redis_url: str) -
         assert seen["cbtfleet_waiting_disks", ()] >= 1
         assert seen["cbtfleet_published_total", ("grant",)] == 1
         assert seen["cbtfleet_published_total", ("step",)] >= 1
-        assert seen["cbtfleet_pump_turn_seconds_count", ()] == 1
+        assert seen["cbtfleet_pump_round_seconds_count", ()] == 1
         assert seen["cbtfleet_step_seconds_sum", ("plan-vm",)] == 2.0
     finally:
+        served.close()
+
+
+class Looking(BackgroundLoop):
+    """Has a part of its own, as the reconciler has one a pool; fails while `broken`."""
+
+    def __init__(self, name: str, *parts: BackgroundLoop) -> None:
+        super().__init__(name, f"looking for {name}", pause=0.01, back_off=(0.01, 0.01))
+        self._parts = parts
+        self.broken = False
+
+    def round(self) -> None:
+        if self.broken:
+            raise CbtfleetError("the disk is full")
+
+    def parts(self) -> tuple[BackgroundLoop, ...]:
+        return self._parts
+
+
+def test_when_each_loop_last_worked_and_how_often_it_failed(ledger: Ledger) -> None:
+    part = Looking("orphans/lab")
+    loop = Looking("orphans", part)
+    metrics = SchedulerMetrics(ledger)
+    metrics.show_loops((loop,))
+    port = free_port()
+    served = serve_metrics(metrics.registry, "127.0.0.1", port)
+    assert served is not None
+
+    def seen(name: str) -> tuple[float, float]:
+        samples = scrape(port)
+        return (
+            samples["cbtfleet_loop_last_success_timestamp_seconds", (name,)],
+            samples["cbtfleet_loop_failures_total", (name,)],
+        )
+
+    try:
+        assert (seen("orphans"), seen("orphans/lab")) == ((0, 0), (0, 0))
+        began = time.time()
+        loop.start()
+        until(lambda: seen("orphans")[0] >= began)
+        assert seen("orphans/lab") == (0, 0)
+        loop.broken = True
+        until(lambda: seen("orphans")[1] >= 2)
+        stood = seen("orphans")
+        until(lambda: seen("orphans")[1] > stood[1] + 1)
+        assert seen("orphans")[0] == stood[0], "a failed round is no success"
+        loop.broken = False
+        until(lambda: seen("orphans")[0] > stood[0])
+    finally:
+        loop.stop()
         served.close()
 
 

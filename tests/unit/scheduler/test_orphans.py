@@ -235,22 +235,22 @@ def test_the_garbage_collector_looks_when_a_run_begins_and_ends_and_says_what_st
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     garbage_collector = GarbageCollector(site.context)
-    garbage_collector.turn()
+    garbage_collector.round()
     site.pool.clear_log()
-    garbage_collector.turn()
+    garbage_collector.round()
     assert site.pool.log()["calls"] == {}
     run = site.submit()
-    garbage_collector.turn()
+    garbage_collector.round()
     site.work(run)
     take_snapshot(site, snapshot_name(run))
     site.pool.add_fault(xapi="VM.destroy", failure=["INTERNAL_ERROR", "oops"], count=1)
-    garbage_collector.turn()
+    garbage_collector.round()
     assert caplog.text.count("stays: ") == 1
     assert len(site.pool.leftovers()["vm_snapshots"]) == 1
-    garbage_collector.turn()  # it is not due yet
+    garbage_collector.round()  # it is not due yet
     assert len(site.pool.leftovers()["vm_snapshots"]) == 1
     assert site.night()["status"] == "succeeded"
-    GarbageCollector(site.context).turn()
+    GarbageCollector(site.context).round()
     assert_only_bases(site)
 
 

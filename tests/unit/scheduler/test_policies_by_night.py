@@ -52,21 +52,21 @@ def test_a_slots_run_has_a_name_that_everybody_knows() -> None:
 
 
 def test_a_clock_that_once_was_a_year_ahead_stops_no_night(desk: Desk) -> None:
-    desk.nights().turn(utc("2027-11-22T01:00"))
+    desk.nights().look(utc("2027-11-22T01:00"))
     [ahead] = desk.runs()
     desk.end(ahead)
-    desk.nights().turn(utc("2026-11-22T01:00"))
+    desk.nights().look(utc("2026-11-22T01:00"))
     assert desk.runs() == [ahead, RUN]
-    desk.nights().turn(utc("2027-11-22T01:00"))
+    desk.nights().look(utc("2027-11-22T01:00"))
     assert desk.runs() == [ahead, RUN]
 
 
 def test_a_night_begins_when_it_is_due_and_not_before(desk: Desk) -> None:
     nights = desk.nights(began=utc("2026-11-21T12:00"))
-    assert nights.turn(utc("2026-11-22T00:59:59")) == {}
+    nights.look(utc("2026-11-22T00:59:59"))
     assert desk.runs() == []
-    nights.turn(utc("2026-11-22T01:00:03"))
-    nights.turn(utc("2026-11-22T01:00:08"))
+    nights.look(utc("2026-11-22T01:00:03"))
+    nights.look(utc("2026-11-22T01:00:08"))
     assert desk.runs() == [RUN]
     facts = desk.context.ledger.run_facts(RUN)
     assert facts["started"] == "2026-11-22T01:00:03Z"
@@ -80,8 +80,8 @@ def test_many_schedulers_begin_it_once(desk: Desk, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO)
     schedulers = [desk.nights(began=utc("2026-11-21T12:00")) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        failed = list(pool.map(lambda nights: nights.turn(utc("2026-11-22T01:00:01")), schedulers))
-    assert failed == [{}] * 6
+        list(pool.map(lambda nights: nights.look(utc("2026-11-22T01:00:01")), schedulers))
+    assert [nights.failures for nights in schedulers] == [0] * 6
     assert desk.runs() == [RUN]
     assert caplog.messages.count(f"policy nightly: run {RUN} begins") == 1
 
@@ -89,12 +89,12 @@ def test_many_schedulers_begin_it_once(desk: Desk, caplog: pytest.LogCaptureFixt
 def test_missed_nights_are_made_up_for_once_and_that_is_said(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.nights().turn(utc("2026-11-19T01:00"))
+    desk.nights().look(utc("2026-11-19T01:00"))
     [first] = desk.runs()
     desk.end(first)
     back = utc("2026-11-22T09:30")
     for _ in range(2):
-        desk.nights(began=back).turn(back)
+        desk.nights(began=back).look(back)
     assert desk.runs() == [first, RUN]
     assert caplog.messages == [
         f"policy nightly: run {RUN} of 2026-11-22 01:00 Europe/London begins 8:30:00 late:"
@@ -104,7 +104,7 @@ def test_missed_nights_are_made_up_for_once_and_that_is_said(
 
 def test_a_new_policy_makes_up_for_nothing(desk: Desk) -> None:
     noon = utc("2026-11-22T12:00")
-    desk.nights(began=noon).turn(noon)
+    desk.nights(began=noon).look(noon)
     assert desk.runs() == []
 
 
@@ -112,14 +112,14 @@ def test_a_new_policy_makes_up_for_nothing(desk: Desk) -> None:
 def test_redis_lost_everything_and_the_night_is_not_begun_again(
     desk: Desk, redis_client: redis.Redis, ended: bool
 ) -> None:
-    desk.nights().turn(utc("2026-11-22T01:00"))
+    desk.nights().look(utc("2026-11-22T01:00"))
     if ended:
         desk.end(RUN)
     else:
         desk.context.repository.open_run(RUN, desk.context.ledger.run_facts(RUN))
     redis_client.flushall()
     desk.context.ledger.found()
-    desk.nights().turn(utc("2026-11-22T02:00"))
+    desk.nights().look(utc("2026-11-22T02:00"))
     assert desk.runs() == []
 
 
@@ -130,10 +130,10 @@ def test_a_run_that_still_goes_on_is_not_doubled_and_somebody_hears_of_it(
         web_service() as service,
         make_desk(tmp_path, redis_url, notifications={"webhook": {"url": service.url}}) as desk,
     ):
-        desk.nights().turn(utc("2026-11-21T01:00"))
+        desk.nights().look(utc("2026-11-21T01:00"))
         [going] = desk.runs()
-        desk.nights().turn(utc("2026-11-22T01:00"))
-        desk.nights().turn(utc("2026-11-22T01:05"))
+        desk.nights().look(utc("2026-11-22T01:00"))
+        desk.nights().look(utc("2026-11-22T01:05"))
         assert desk.runs() == [going, RUN]
         result = desk.end(RUN)
         assert (result["status"], result["error"]) == (
@@ -148,28 +148,28 @@ def test_a_run_that_still_goes_on_is_not_doubled_and_somebody_hears_of_it(
         [body] = service.bodies
         assert body["subject"] == "cbtfleet: policy nightly on pool lab: skipped"
         desk.end(going)
-        desk.nights().turn(utc("2026-11-23T01:00"))
+        desk.nights().look(utc("2026-11-23T01:00"))
         assert len(desk.runs()) == 3
         assert desk.end(desk.runs()[-1])["status"] == "succeeded"
 
 
 def test_a_run_that_redis_forgot_still_goes_on(desk: Desk, redis_client: redis.Redis) -> None:
-    desk.nights().turn(utc("2026-11-21T01:00"))
+    desk.nights().look(utc("2026-11-21T01:00"))
     [going] = desk.runs()
     desk.context.repository.open_run(going, desk.context.ledger.run_facts(going))
     redis_client.flushall()
     desk.context.ledger.found()
-    desk.nights().turn(utc("2026-11-22T01:00"))
+    desk.nights().look(utc("2026-11-22T01:00"))
     assert desk.end(RUN)["status"] == "skipped"
 
 
 def test_a_window_that_is_over_is_not_made_up_for(tmp_path: Path, redis_url: str) -> None:
     policy = {**NIGHTLY, "window": {"end": "06:00"}}
     with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
-        desk.nights().turn(utc("2026-11-22T05:59"))
+        desk.nights().look(utc("2026-11-22T05:59"))
         assert desk.context.ledger.run_facts(RUN)["request"]["trigger"]["skipped"] is None
         desk.end(RUN)
-        desk.nights().turn(utc("2026-11-23T06:00"))
+        desk.nights().look(utc("2026-11-23T06:00"))
         skipped = desk.end(desk.runs()[-1])
         assert (skipped["status"], skipped["error"]) == (
             "skipped",
@@ -185,13 +185,14 @@ def test_a_run_that_nobody_understands_does_not_keep_another_from_being_stopped(
         ledger = desk.context.ledger
         ledger.create_run("20261122T000000Z-newer", {"request": {"policy": "x", "trigger": {"moon": "full"}}})
         nights = desk.nights()
-        nights.turn(utc("2026-11-22T01:00"))
+        nights.look(utc("2026-11-22T01:00"))
         ledger.add_vms(RUN, {"u-web": {"name": "web"}})
         ledger.set_host("lab", "host", 4)
         work = DiskWork(RUN, "u-web", "u-root", "lab", "snapshot", 1 << 20, 1, ("host",))
         ledger.start_vm(RUN, "u-web", [work])
         for moment in ("2026-11-22T05:59:59", "2026-11-22T06:00", "2026-11-22T06:01"):
-            assert nights.turn(utc(moment)) == {}
+            nights.look(utc(moment))
+        assert nights.failures == 0
         [disk] = ledger.progress(RUN).disks
     assert (disk.state, disk.error) == ("failed", "stopped at the window's end 06:00 Europe/London")
     assert caplog.messages == [
@@ -201,7 +202,7 @@ def test_a_run_that_nobody_understands_does_not_keep_another_from_being_stopped(
 
 
 def test_the_store_is_away_and_the_night_begins_when_it_is_back(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     nights = desk.nights()
 
@@ -210,10 +211,11 @@ def test_the_store_is_away_and_the_night_begins_when_it_is_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(Repository, "run_names", away)
-        assert nights.turn(utc("2026-11-22T01:00")) == {
-            "policy nightly cannot be looked after": "the store does not answer"
-        }
-    nights.turn(utc("2026-11-22T01:00") + timedelta(seconds=5))
+        nights.look(utc("2026-11-22T01:00"))
+        nights.look(utc("2026-11-22T01:00") + timedelta(seconds=2))
+    assert nights.failures == 2
+    assert caplog.messages == ["looking after policy nightly fails: the store does not answer; trying again"]
+    nights.look(utc("2026-11-22T01:00") + timedelta(seconds=5))
     assert desk.runs() == [RUN]
 
 
@@ -226,9 +228,9 @@ def test_one_policy_in_trouble_does_not_hold_up_another(
         monkeypatch.setattr(
             nights, "_begin", lambda name, *rest: {}[0] if name == "a" else begin(name, *rest)
         )
-        nights.turn(utc("2026-11-22T01:00"))
+        nights.look(utc("2026-11-22T01:00"))
         assert desk.runs() == [slot_run("b", utc("2026-11-22T01:00"))]
-        assert caplog.messages == ["policy a: unexpected; going on"]
+        assert caplog.messages == ["looking after policy a met something unexpected; trying again"]
 
 
 def test_the_thread_begins_nights_until_it_is_stopped(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
@@ -252,7 +254,7 @@ def test_a_scheduler_that_died_after_the_result_was_kept_still_tells(tmp_path: P
         ) as desk,
         pytest.MonkeyPatch.context() as patch,
     ):
-        desk.nights().turn(utc("2026-11-22T01:00"))
+        desk.nights().look(utc("2026-11-22T01:00"))
         patch.setattr("scheduler.finishing.steps.after_run", lambda *_: {}["killed here"])
         with pytest.raises(KeyError):
             desk.end(RUN)
@@ -273,7 +275,7 @@ def test_a_result_that_the_store_does_not_take_is_told_too(
         make_desk(tmp_path, redis_url, notifications={"webhook": {"url": service.url}}) as desk,
     ):
         ledger = desk.context.ledger
-        desk.nights().turn(utc("2026-11-22T01:00"))
+        desk.nights().look(utc("2026-11-22T01:00"))
         [plan] = ledger.due_steps()
         ledger.add_vms(RUN, {})
         monkeypatch.setattr(Repository, "close_run", refuses)

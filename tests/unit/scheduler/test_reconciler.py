@@ -220,7 +220,7 @@ def test_a_dead_pool_holds_up_no_other_and_is_said_once(
             questions.ask("elsewhere", host, asked)
             questions.ask("lab", host, asked)
             assert questions.answer() == ("counted", "lab", host, asked, (), 0)
-        until(lambda: "not counted until it answers" in caplog.text)
+        until(lambda: "counting the hosts of pool dead fails" in caplog.text)
         questions.ask("dead", host, 5)
         questions.ask("lab", host, 5)
         assert questions.answer() == ("counted", "lab", host, 5, (), 0)
