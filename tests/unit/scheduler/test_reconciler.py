@@ -230,6 +230,16 @@ def test_a_dead_pool_holds_up_no_other_and_is_said_once(
     assert len([line for line in lines if "pool elsewhere" in line]) == 1, lines
 
 
+def test_what_is_asked_at_once_is_answered_without_a_pause_between(
+    pool: SimulatedPool, questions: Questions, start: Callable[..., None]
+) -> None:
+    unknown = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(5)]
+    for host in unknown:
+        questions.ask("lab", host, 1)
+    start(lab=settings_of(pool))
+    assert {questions.answer() for _ in unknown} == {("uncountable", "lab", host, 1) for host in unknown}
+
+
 def test_a_pool_that_forbids_it_is_uncountable_and_said_once(
     pool: SimulatedPool,
     questions: Questions,
