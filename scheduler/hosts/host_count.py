@@ -13,11 +13,7 @@ from typing import Any
 
 from scheduler.pool_objects.ownership import tag_of
 from workers.errors import CbtfleetError
-from workers.xenapi import Session, XapiFailure
-
-_NULL = "OpaqueRef:NULL"
-_CANNOT = ("MESSAGE_METHOD_UNKNOWN", "RBAC_PERMISSION_DENIED")
-_GONE = ("HANDLE_INVALID", "UUID_INVALID")
+from workers.xenapi import NULL_REF, Session, XapiFailure, is_unknown_call, record_or_none, records_where
 
 
 class NotCountable(CbtfleetError):
@@ -54,7 +50,7 @@ class HostCounter:
         except XapiFailure as failure:
             if failure.code == "UUID_INVALID":
                 raise NotCountable(f"pool {self.session.pool} knows no host {host}") from failure
-            if failure.code in _CANNOT:
+            if is_unknown_call(failure) or failure.code == "RBAC_PERMISSION_DENIED":
                 raise NotCountable(str(failure)) from failure
             raise
 
@@ -64,7 +60,7 @@ class HostCounter:
         plugged = []
         others = 0
         for vbd in self._vbds(self._domains[host]):
-            if vbd.get("empty") or vbd["VDI"] == _NULL:
+            if vbd.get("empty") or vbd["VDI"] == NULL_REF:
                 continue
             uuid, is_snapshot, is_ours = self._disk(vbd["VDI"])
             if is_ours:
@@ -76,50 +72,31 @@ class HostCounter:
     def _control_domain(self, host: str) -> str:
         """The ref of the host's domain 0. Every pool of ours answers one of the two ways."""
         host_ref = self.session.call("host.get_by_uuid", host)
-        for ref, record in self._control_domains().items():
-            if record.get("is_control_domain") and record.get("resident_on") == host_ref:
+        for ref, record in records_where(self.session, "VM", "is_control_domain").items():
+            if record.get("resident_on") == host_ref:
                 return ref
-        named = self.session.call("host.get_record", host_ref).get("control_domain", _NULL)
-        if named == _NULL:
+        named = self.session.call("host.get_record", host_ref).get("control_domain", NULL_REF)
+        if named == NULL_REF:
             raise NotCountable(f"pool {self.session.pool} shows no control domain of host {host}")
         return str(named)
-
-    def _control_domains(self) -> Mapping[str, Mapping[str, Any]]:
-        found: Mapping[str, Mapping[str, Any]]
-        try:
-            found = self.session.call("VM.get_all_records_where", 'field "is_control_domain"="true"')
-        except XapiFailure as failure:
-            if failure.code != "MESSAGE_METHOD_UNKNOWN":
-                raise
-            found = self.session.call("VM.get_all_records")
-        return found
 
     def _vbds(self, domain: str) -> list[Mapping[str, Any]]:
         """Only this domain's: a pool may have thousands of VBDs."""
         try:
             found = self.session.call("VBD.get_all_records_where", f'field "VM"="{domain}"')
         except XapiFailure as failure:
-            if failure.code != "MESSAGE_METHOD_UNKNOWN":
+            if not is_unknown_call(failure):
                 raise
             refs = self.session.call("VM.get_record", domain)["VBDs"]
-            found = {ref: record for ref in refs if (record := self._record("VBD", ref)) is not None}
-        return [record for record in found.values() if record["VM"] == domain]
+            found = {ref: record_or_none(self.session, "VBD", ref) for ref in refs}
+        return [record for record in found.values() if record is not None and record["VM"] == domain]
 
     def _disk(self, ref: str) -> tuple[str, bool, bool]:
         """uuid, whether it is a snapshot, whether it is ours: marked before anybody can connect to it."""
         if ref not in self._disks:
-            record = self._record("VDI", ref)
+            record = record_or_none(self.session, "VDI", ref)
             if record is None:
                 return "", False, False
             ours = tag_of(record, self.repository_id) is not None
             self._disks[ref] = (record["uuid"], bool(record["is_a_snapshot"]), ours)
         return self._disks[ref]
-
-    def _record(self, kind: str, ref: str) -> Mapping[str, Any] | None:
-        try:
-            record: Mapping[str, Any] = self.session.call(f"{kind}.get_record", ref)
-        except XapiFailure as failure:
-            if failure.code not in _GONE:
-                raise
-            return None
-        return record

@@ -18,7 +18,7 @@ from scheduler.hosts.host_count import Count, HostCounter, NotCountable
 from scheduler.runs.states import a_run_goes_on
 from workers.fleet import HostToCount, Ledger
 from workers.settings import PoolSettings, Settings
-from workers.xenapi import Session, SessionLost, XapiError, XapiFailure
+from workers.xenapi import Session, SessionLost, XapiError, XapiFailure, is_gone
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ IDLE = 30.0
 
 LOG_OUT_WITHIN = 10.0
 """Seconds that a pool's loop has to log out when the scheduler ends."""
-
-_STALE = ("HANDLE_INVALID", "UUID_INVALID", "HOST_IS_SLAVE")
 
 
 class PoolReconciler(BackgroundLoop):
@@ -111,10 +109,8 @@ class PoolReconciler(BackgroundLoop):
         try:
             return self._counter_now().count(host)
         except XapiError as error:
-            stale = isinstance(error, SessionLost) or (
-                isinstance(error, XapiFailure) and error.code in _STALE
-            )
-            if not (kept and stale):
+            moved = isinstance(error, XapiFailure) and error.code == "HOST_IS_SLAVE"
+            if not kept or not (isinstance(error, SessionLost) or is_gone(error) or moved):
                 raise
         self._log_out()
         return self._counter_now().count(host)

@@ -14,7 +14,7 @@ from typing import Any
 
 from scheduler.pool_objects.ownership import TAG_REPOSITORY, tag_of
 from scheduler.pool_objects.snapshots import DiskSnapshot, iso_time
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure, is_unknown_call
 
 _WHY = {
     "VDI_CBT_METADATA_INCONSISTENT": "its host went down while the disk was in use, so the log was not"
@@ -47,7 +47,7 @@ def may_lack_writes(session: Session, disk: DiskSnapshot, base: Mapping[str, Any
     try:
         messages = _messages(session.call, "VM", disk.vm_uuid, base)
     except XapiFailure as failure:
-        if failure.code != "MESSAGE_METHOD_UNKNOWN":
+        if not is_unknown_call(failure):
             raise
         return None  # no XAPI is without messages, so this is none, and what it would say is not known
     words = [name for _, name in messages if name in _STARTED + _STOPPED]

@@ -20,7 +20,7 @@ from scheduler.pool_objects.snapshots import DiskSnapshot
 from workers.errors import CbtfleetError
 from workers.extents import Plan
 from workers.repository import DiskPoint, Point
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure, is_gone
 
 _CANNOT_TELL = {
     "SR_BACKEND_FAILURE_459": "the changed-block logs are inconsistent",
@@ -29,7 +29,6 @@ _CANNOT_TELL = {
     "SR_BACKEND_FAILURE_458": "changed-block tracking could not be read",
     "VDI_NO_CBT_METADATA": "the base snapshot has no changed-block metadata",
 }
-_GONE = ("UUID_INVALID", "HANDLE_INVALID")
 
 
 class BadBitmap(CbtfleetError):
@@ -115,7 +114,7 @@ def _base(session: Session, last: DiskPoint) -> _Base | None:
         record = session.call("VDI.get_record", ref)
         return _Base(ref, record, session.call("SR.get_record", record["SR"])["uuid"])
     except XapiFailure as failure:
-        if failure.code not in _GONE:
+        if not is_gone(failure):
             raise
         return None
 

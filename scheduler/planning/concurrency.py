@@ -14,9 +14,7 @@ from scheduler.context import ControlContext
 from scheduler.planning.disk_choice import Drive
 from workers.errors import CbtfleetError
 from workers.messages import Step
-from workers.xenapi import Session
-
-_NULL = "OpaqueRef:NULL"
+from workers.xenapi import NULL_REF, Session
 
 
 class WaitsForPermit(CbtfleetError):
@@ -48,7 +46,7 @@ def take_permit(
     places = {f"pool/{pool}": settings.snapshots_at_once}
     for drive in drives:
         places[f"sr/{pool}/{drive.sr.get('uuid', '')}"] = settings.snapshots_at_once_per_sr
-    if vm.get("resident_on", _NULL) != _NULL:
+    if vm.get("resident_on", NULL_REF) != NULL_REF:
         host = session.call("host.get_record", vm["resident_on"])["uuid"]
         places[f"host/{pool}/{host}"] = settings.snapshots_at_once_per_host
     position = context.ledger.take_permit(_step(run, vm["uuid"]), pool, places)

@@ -14,13 +14,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from scheduler.policies.policy import Selector
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import NULL_REF, Session, record_or_none
 
 EXCLUDE_TAG = "cbtfleet:exclude"
 """A VDI with this tag is left out of every run."""
-
-_NULL = "OpaqueRef:NULL"
-_GONE = ("HANDLE_INVALID", "UUID_INVALID")
 
 
 @dataclass(frozen=True)
@@ -68,19 +65,19 @@ def read_drives(session: Session, vm: Mapping[str, Any]) -> list[Drive]:
     managers = session.aside("SM.get_all_records") or {}
     storage: dict[str, Mapping[str, Any]] = {}
     for vbd_ref in vm["VBDs"]:
-        vbd = _record(session, "VBD", vbd_ref)
+        vbd = record_or_none(session, "VBD", vbd_ref)
         if vbd is None:
             continue  # unplugged for good meanwhile
-        if vbd["type"] != "Disk" or vbd.get("empty") or vbd["VDI"] == _NULL:
-            held = vbd["VDI"] if vbd["VDI"] != _NULL and not vbd.get("empty") else ""
-            drives.append(Drive(vbd, held, _record(session, "VDI", held) if held else None))
+        if vbd["type"] != "Disk" or vbd.get("empty") or vbd["VDI"] == NULL_REF:
+            held = vbd["VDI"] if vbd["VDI"] != NULL_REF and not vbd.get("empty") else ""
+            drives.append(Drive(vbd, held, record_or_none(session, "VDI", held) if held else None))
             continue
-        vdi = _record(session, "VDI", vbd["VDI"])
+        vdi = record_or_none(session, "VDI", vbd["VDI"])
         if vdi is None:
             drives.append(Drive(vbd, vbd["VDI"]))
             continue
         if vdi["SR"] not in storage:
-            storage[vdi["SR"]] = _record(session, "SR", vdi["SR"]) or {}
+            storage[vdi["SR"]] = record_or_none(session, "SR", vdi["SR"]) or {}
         sr = storage[vdi["SR"]]
         holders = _other_holders(session, vdi, vm["uuid"])
         drives.append(Drive(vbd, vbd["VDI"], vdi, sr, _can_snapshot(sr, managers.values()), holders))
@@ -161,8 +158,8 @@ def _other_holders(session: Session, vdi: Mapping[str, Any], own: str) -> tuple[
     found = set()
     vbds = vdi.get("VBDs", ())
     for vbd_ref in vbds if len(vbds) > 1 else ():
-        vbd = _record(session, "VBD", vbd_ref)
-        vm = _record(session, "VM", vbd["VM"]) if vbd is not None and vbd["type"] == "Disk" else None
+        vbd = record_or_none(session, "VBD", vbd_ref)
+        vm = record_or_none(session, "VM", vbd["VM"]) if vbd is not None and vbd["type"] == "Disk" else None
         if vm is not None and vm["uuid"] != own:
             found.add(str(vm["uuid"]))
     return tuple(sorted(found))
@@ -174,14 +171,3 @@ def _can_snapshot(sr: Mapping[str, Any], managers: Collection[Mapping[str, Any]]
         if manager.get("type") == sr.get("type"):
             features.update(manager.get("features", ()), manager.get("capabilities", ()))
     return not features or "VDI_SNAPSHOT" in features
-
-
-def _record(session: Session, kind: str, ref: str) -> Mapping[str, Any] | None:
-    """None when it is gone."""
-    try:
-        record: Mapping[str, Any] = session.call(f"{kind}.get_record", ref)
-    except XapiFailure as failure:
-        if failure.code not in _GONE:
-            raise
-        return None
-    return record

@@ -20,7 +20,7 @@ from scheduler.policies.requests import RunRequest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskWork
 from workers.repository import DamagedObject, ObjectMissing, Repository
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure, is_gone
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _check_snapshot(session: Session, uuid: str) -> None:
     try:
         record = session.call("VDI.get_record", session.call("VDI.get_by_uuid", uuid))
     except XapiFailure as failure:
-        if failure.code not in ("UUID_INVALID", "HANDLE_INVALID"):
+        if not is_gone(failure):
             raise
         raise SnapshotGone(
             f"its snapshot {uuid} is no longer on the pool, so it cannot be read on"

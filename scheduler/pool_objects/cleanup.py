@@ -31,7 +31,7 @@ from scheduler.pool_objects.snapshots import (
 from scheduler.runs.states import is_going
 from workers.errors import CbtfleetError
 from workers.repository import DiskPoint
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure, ref_or_none
 
 
 class LeftOnPool(CbtfleetError):
@@ -57,16 +57,16 @@ def clean_up_vm(
     left: list[str] = []
     live: dict[str, str] = {}
     for point in committed:
-        live_ref = _find(session, "VDI", point.vdi)
+        live_ref = ref_or_none(session, "VDI", point.vdi)
         if live_ref is not None:
             live[point.vdi] = live_ref
     snapshots: set[str] = set()
-    vm_ref = _find(session, "VM", vm_uuid)
+    vm_ref = ref_or_none(session, "VM", vm_uuid)
     if vm_ref is not None:
         for ref, record in live_disks(session, session.call("VM.get_record", vm_ref)).items():
             live[record["uuid"]] = ref
         snapshots.update(_vm_snapshots(session, context, run, vm_ref))
-    if snapshot_uuid is not None and (known := _find(session, "VM", snapshot_uuid)) is not None:
+    if snapshot_uuid is not None and (known := ref_or_none(session, "VM", snapshot_uuid)) is not None:
         snapshots.add(known)
     for snapshot_ref in snapshots:
         snapshot = describe_vm_snapshot(session, snapshot_ref)
@@ -98,15 +98,6 @@ def _vm_snapshots(session: Session, context: ControlContext, run: str, vm_ref: s
             and not is_going(context.ledger, context.repository, made_by)
         ):
             yield ref
-
-
-def _find(session: Session, kind: str, uuid: str) -> str | None:
-    try:
-        return str(session.call(f"{kind}.get_by_uuid", uuid))
-    except XapiFailure as failure:
-        if failure.code != "UUID_INVALID":
-            raise
-        return None
 
 
 def _clean_up_disk(

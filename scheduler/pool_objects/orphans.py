@@ -20,12 +20,10 @@ from scheduler.pool_objects.ownership import OwnershipTag, tag_of
 from scheduler.pool_objects.snapshots import snapshot_name
 from scheduler.runs.states import is_going
 from workers.repository import DamagedObject, DiskPoint
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, record_or_none, records_where, ref_or_none
 
 MOST = 500
 """Orphans that one look names at most: the next one goes on."""
-
-_GONE = ("HANDLE_INVALID", "UUID_INVALID")
 
 Kind = Literal["attachment", "VM snapshot", "disk snapshot", "snapshot data", "metadata snapshot"]
 Records = Mapping[str, Mapping[str, Any]]
@@ -65,8 +63,8 @@ class _Look:
         self._points: dict[tuple[str, str], DiskPoint | None] = {}
 
     def found(self) -> list[Orphan]:
-        disks = self._snapshots("VDI")
-        vms = self._snapshots("VM")
+        disks = records_where(self._session, "VDI", "is_a_snapshot")
+        vms = records_where(self._session, "VM", "is_a_snapshot")
         every_disk = frozenset(self._session.call("VDI.get_all"))
         tags = {ref: tag for ref, vdi in disks.items() if (tag := tag_of(vdi, self._repository_id))}
         ours = self._vm_snapshots(vms, disks, tags)
@@ -85,16 +83,6 @@ class _Look:
         order: list[Kind] = ["attachment", "VM snapshot"]
         found += [each for each in ours if each.kept is None]
         return sorted(found, key=lambda each: order.index(each.kind) if each.kind in order else len(order))
-
-    def _snapshots(self, kind: str) -> Records:
-        records: Records
-        try:
-            records = self._session.call(f"{kind}.get_all_records_where", 'field "is_a_snapshot"="true"')
-        except XapiFailure as failure:
-            if failure.code != "MESSAGE_METHOD_UNKNOWN":
-                raise
-            records = self._session.call(f"{kind}.get_all_records")
-        return {ref: record for ref, record in records.items() if record["is_a_snapshot"]}
 
     def _vm_snapshots(self, vms: Records, disks: Records, tags: Mapping[str, OwnershipTag]) -> list[Orphan]:
         """Those of runs of this repository; with `kept` where the run goes on."""
@@ -183,7 +171,7 @@ class _Look:
         has_data = vdi["type"] != "cbt_metadata"
         if tag is None:  # a disk of a VM snapshot that nobody came to tag: nothing was read from it
             return "disk snapshot", f"run {run} has ended and never used it"
-        gone = vdi["snapshot_of"] not in every_disk or not self._exists(tag.disk)
+        gone = vdi["snapshot_of"] not in every_disk or ref_or_none(self._session, "VDI", tag.disk) is None
         try:
             last = self._newest(tag)
         except DamagedObject:
@@ -206,12 +194,9 @@ class _Look:
         self, ref: str, vdi: Mapping[str, Any], run: str, tag: OwnershipTag | None
     ) -> Orphan | str | None:
         """What plugs the snapshot in; text when it is no business of ours, and the snapshot has to stay."""
-        try:
-            vbd = self._session.call("VBD.get_record", ref)
-            vm = self._session.call("VM.get_record", vbd["VM"])
-        except XapiFailure as failure:
-            if failure.code not in _GONE:
-                raise
+        vbd = record_or_none(self._session, "VBD", ref)
+        vm = None if vbd is None else record_or_none(self._session, "VM", vbd["VM"])
+        if vbd is None or vm is None:
             return None
         if not vm["is_control_domain"]:
             return f'VM "{vm["name_label"]}" has it'
@@ -241,15 +226,6 @@ class _Look:
                         " see cbtfleet slots"
                     )
         return None
-
-    def _exists(self, vdi_uuid: str) -> bool:
-        try:
-            self._session.call("VDI.get_by_uuid", vdi_uuid)
-        except XapiFailure as failure:
-            if failure.code not in _GONE:
-                raise
-            return False
-        return True
 
     def _newest(self, tag: OwnershipTag) -> DiskPoint | None:
         key = (tag.vm, tag.disk)

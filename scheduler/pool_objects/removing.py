@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from scheduler.context import ControlContext
 from scheduler.pool_objects.orphans import Orphan
 from scheduler.pool_objects.snapshots import describe_vm_snapshot, destroy_vdi, purge_data, tag_disks
-from workers.xenapi import Session, XapiFailure
-
-_GONE = ("HANDLE_INVALID", "UUID_INVALID", "DEVICE_ALREADY_DETACHED")
+from workers.xenapi import Session, XapiFailure, is_gone
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def remove_orphans(
             try:
                 _remove(session, context, each, until)
             except XapiFailure as failure:
-                if failure.code not in _GONE:
+                if not is_gone(failure) and failure.code != "DEVICE_ALREADY_DETACHED":
                     error = str(failure)
         done.append(Removed(each, error))
     return done

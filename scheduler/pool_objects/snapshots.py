@@ -21,12 +21,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.pool_objects.ownership import OwnershipTag, tag_of
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import NULL_REF, Session, XapiFailure, is_gone, record_or_none
 
 log = logging.getLogger(__name__)
 
-_GONE = ("HANDLE_INVALID", "UUID_INVALID")
-_NULL = "OpaqueRef:NULL"
 _XAPI_TIME = re.compile(r"\d{8}T\d\d:\d\d:\d\d")
 GRACE = 20.0
 """Seconds that hosts have to unplug an NBD server's disk after we have closed the connection. It takes them
@@ -87,18 +85,7 @@ def live_disks(session: Session, vm: Mapping[str, Any]) -> dict[str, Mapping[str
 
 
 def _holds_disk(vbd: Mapping[str, Any]) -> bool:
-    return vbd["type"] == "Disk" and not vbd.get("empty") and vbd["VDI"] != _NULL
-
-
-def _record(session: Session, kind: str, ref: str) -> Mapping[str, Any] | None:
-    """None when it is gone: references in a list may point to what was deleted meanwhile."""
-    try:
-        record: Mapping[str, Any] = session.call(f"{kind}.get_record", ref)
-    except XapiFailure as failure:
-        if failure.code not in _GONE:
-            raise
-        return None
-    return record
+    return vbd["type"] == "Disk" and not vbd.get("empty") and vbd["VDI"] != NULL_REF
 
 
 def find_vm_snapshots(session: Session, run: str, vm_ref: str) -> list[str]:
@@ -110,7 +97,7 @@ def vm_snapshots_by_run(session: Session, vm_ref: str) -> list[tuple[str, str]]:
     """Ref and run of every VM snapshot of this VM that a run has made, by its name; ascending by uuid."""
     found = []
     for ref in session.call("VM.get_record", vm_ref).get("snapshots", ()):
-        record = _record(session, "VM", ref)
+        record = record_or_none(session, "VM", ref)
         if record and (name := str(record["name_label"])).startswith(snapshot_name("")):
             found.append((str(record["uuid"]), ref, name.removeprefix(snapshot_name(""))))
     return [(ref, run) for _, ref, run in sorted(found)]
@@ -118,7 +105,7 @@ def vm_snapshots_by_run(session: Session, vm_ref: str) -> list[tuple[str, str]]:
 
 def is_tagged(session: Session, snapshot: VmSnapshot, repository_id: str) -> bool:
     """Whether a run of this repository made the VM snapshot: any of its disks carries the tag."""
-    records = (_record(session, "VDI", disk.ref) for disk in snapshot.disks)
+    records = (record_or_none(session, "VDI", disk.ref) for disk in snapshot.disks)
     return any(record and tag_of(record, repository_id) for record in records)
 
 
@@ -173,7 +160,7 @@ def _switch_on_again(session: Session, live_refs: Iterable[str]) -> bool:
 def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
     """Its disks; `live_ref` and `live_uuid` are "" for one whose live disk has been deleted meanwhile."""
     record = session.call("VM.get_record", ref)
-    vm = _record(session, "VM", record["snapshot_of"]) or {}
+    vm = record_or_none(session, "VM", record["snapshot_of"]) or {}
     power = record.get("snapshot_info", {}).get("power-state-info") or vm.get("power_state", "")
     disks = []
     for vbd_ref in record["VBDs"]:
@@ -181,7 +168,7 @@ def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
         if not _holds_disk(vbd):
             continue
         vdi = session.call("VDI.get_record", vbd["VDI"])
-        live = _record(session, "VDI", vdi["snapshot_of"])
+        live = record_or_none(session, "VDI", vdi["snapshot_of"])
         disks.append(
             DiskSnapshot(
                 ref=vbd["VDI"],
@@ -222,7 +209,7 @@ def tag_disks(session: Session, snapshot: VmSnapshot, run: str, repository_id: s
                 session, disk.ref
             )
         except XapiFailure as failure:
-            if failure.code not in _GONE:
+            if not is_gone(failure):
                 raise
 
 
@@ -235,7 +222,7 @@ def destroy_vm_snapshot(
         tag_disks(session, snapshot, run, repository_id)
         session.call_async("VM.destroy", ref)
     except XapiFailure as failure:
-        if failure.code not in _GONE:
+        if not is_gone(failure):
             raise
         return
     for disk in snapshot.disks:
@@ -264,7 +251,7 @@ def _when_released(call: Callable[[], object], until: float | None) -> None:
             call()
             return
         except XapiFailure as failure:
-            if failure.code in _GONE:
+            if is_gone(failure):
                 return
             if failure.code != "VDI_IN_USE" or time.monotonic() + pause > deadline:
                 raise
@@ -276,7 +263,7 @@ def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dic
     """The VDI snapshots of a disk that carry this repository's tag, by ref."""
     found = {}
     for ref in session.call("VDI.get_record", live_ref)["snapshots"]:
-        record = _record(session, "VDI", ref)
+        record = record_or_none(session, "VDI", ref)
         if record and tag_of(record, repository_id):
             found[ref] = record
     return found

@@ -11,6 +11,7 @@ metadata/<vm>/<time>-<id>
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -20,6 +21,7 @@ from workers.repository.errors import RepositoryError
 CONFIG_KEY = "config"
 _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
 _PACK = re.compile(r"packs/([^/]+)/([^/]+)/([0-9]{8})-([0-9a-f]{32})")
+_POINT = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")
 
 
@@ -42,6 +44,28 @@ class PackName(NamedTuple):
         if match is None or not (is_name(match[1]) and is_name(match[2])):
             return None
         return cls(match[1], match[2], int(match[3]), bytes.fromhex(match[4]))
+
+
+class PointName(NamedTuple):
+    """What a restore point's key says: its VM, when it was made (`20261122T010000Z`), and its id."""
+
+    vm_uuid: str
+    stamp: str
+    id: str
+
+    @property
+    def key(self) -> str:
+        return f"points/{self.vm_uuid}/{self.stamp}-{self.id}"
+
+    @property
+    def time(self) -> datetime:
+        return datetime.strptime(self.stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    @classmethod
+    def parse(cls, key: str) -> PointName | None:
+        """None when `key` is not a restore point's."""
+        match = _POINT.fullmatch(key)
+        return None if match is None else cls(*match.groups())
 
 
 def is_name(name: str) -> bool:

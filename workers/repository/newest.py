@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from workers.repository.envelope import open_object
 from workers.repository.keys import MetadataKeys
+from workers.repository.naming import PointName
 from workers.repository.point import DiskPoint, decode_point
 from workers.repository.store import Store
 
-_POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-[0-9a-f]{12}")
 _MAX_POINT = 64 << 20
 
 
@@ -29,9 +28,8 @@ def list_points(store: Store) -> dict[str, list[ListedPoint]]:
     """By VM, the newest last. One listing; no key of encryption is needed."""
     found: dict[str, list[ListedPoint]] = {}
     for info in store.list("points/"):
-        if match := _POINT_KEY.fullmatch(info.key):
-            time = datetime.strptime(match[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-            found.setdefault(match[1], []).append(ListedPoint(match[1], time, info.key))
+        if name := PointName.parse(info.key):
+            found.setdefault(name.vm_uuid, []).append(ListedPoint(name.vm_uuid, name.time, info.key))
     for points in found.values():
         points.sort(key=lambda point: (point.time, point.key))
     return found

@@ -25,6 +25,7 @@ from workers.repository.errors import (
 from workers.repository.keys import MetadataKeys, PrivateKeys, metadata_of
 from workers.repository.naming import (
     PackName,
+    PointName,
     bitmap_key,
     checked_name,
     known_prefix,
@@ -45,7 +46,6 @@ MAX_VM_METADATA = 64 << 20
 """Bytes. The records of a VM, its disks and networks are some ten KiB, and there may be a TPM's contents."""
 _MAX_BITMAP = 256 << 20
 _VIRTUAL_SIZE = struct.Struct("<Q")
-_POINT_KEY = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
 _RESULT_KEY = re.compile(r"runs/([^/]+)/result")
 _OPEN_KEY = re.compile(r"runs/([^/]+)/open")
 _RUN_KEY = re.compile(r"runs/([^/]+)/")
@@ -303,8 +303,8 @@ class Repository:
 
     def _point_keys(self, vm_uuid: str | None) -> list[str]:
         prefix = "points/" if vm_uuid is None else f"points/{checked_name(vm_uuid)}/"
-        matches = [match for info in self._store.list(prefix) if (match := _POINT_KEY.fullmatch(info.key))]
-        return [match[0] for match in sorted(matches, key=lambda match: (match[2], match[1], match[3]))]
+        names = [name for info in self._store.list(prefix) if (name := PointName.parse(info.key))]
+        return [name.key for name in sorted(names, key=lambda name: (name.stamp, name.vm_uuid, name.id))]
 
     def _read_point(self, key: str) -> Point:
         return decode_point(self._objects.get(key, MAX_JSON), key)

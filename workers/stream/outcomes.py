@@ -29,7 +29,7 @@ from workers.xenapi import (
     PoolUnreachable,
     PoolUntrusted,
     SessionLost,
-    XapiFailure,
+    is_gone,
 )
 
 
@@ -59,7 +59,6 @@ class NeverOpened(Withdrawn):
 
 _HOPELESS = (WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
 _SHARED = (StoreError, PoolUnreachable, SessionLost, AnswerLost)
-_GONE = ("UUID_INVALID", "HANDLE_INVALID")
 
 
 def outcome_of(error: CbtfleetError, work: DiskWork) -> Outcome:
@@ -70,7 +69,7 @@ def outcome_of(error: CbtfleetError, work: DiskWork) -> Outcome:
         return Outcome.BUSY
     if isinstance(error, NotExportable):
         return Outcome.STORE_AWAY if error.temporary else Outcome.FATAL
-    if isinstance(error, _HOPELESS) or (isinstance(error, XapiFailure) and error.code in _GONE):
+    if isinstance(error, _HOPELESS) or is_gone(error):
         return Outcome.FATAL
     if isinstance(error, _SHARED):
         return Outcome.STORE_AWAY

@@ -18,10 +18,19 @@ from workers.xenapi.errors import (
 )
 from workers.xenapi.memory import PoolMemory
 from workers.xenapi.networks import NbdHost, NbdNetwork, PoolNbd, explain_pool_nbd
+from workers.xenapi.records import (
+    NULL_REF,
+    is_gone,
+    is_unknown_call,
+    record_or_none,
+    records_where,
+    ref_or_none,
+)
 from workers.xenapi.session import Session
 from workers.xenapi.sessions import Sessions
 
 __all__ = [
+    "NULL_REF",
     "AnswerLost",
     "BadAnswer",
     "CallCancelled",
@@ -43,6 +52,11 @@ __all__ = [
     "XapiError",
     "XapiFailure",
     "explain_pool_nbd",
+    "is_gone",
+    "is_unknown_call",
     "nbd_endpoints",
+    "record_or_none",
+    "records_where",
+    "ref_or_none",
     "warn_once",
 ]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from workers.xenapi.meanings import redact
+from workers.xenapi.records import NULL_REF
 
 Ask = Callable[..., Any]
 """A call that may be refused or not be answered: then None."""
 
 _LONGEST = 10.0  # seconds for all the questions: they come on top of a deadline that has passed
-_NULL = "OpaqueRef:NULL"
 
 
 def what_blocks(ask: Ask, method: str, args: tuple[Any, ...], own_task: str = "") -> str:
@@ -22,7 +22,7 @@ def what_blocks(ask: Ask, method: str, args: tuple[Any, ...], own_task: str = ""
     """
     until = time.monotonic() + _LONGEST
     kind = method.removeprefix("Async.").partition(".")[0]
-    refs = [arg for arg in args if isinstance(arg, str) and arg.startswith("OpaqueRef:") and arg != _NULL]
+    refs = [arg for arg in args if isinstance(arg, str) and arg.startswith("OpaqueRef:") and arg != NULL_REF]
     seen: set[str] = set()
     for kind_, ref in _chain(ask, kind, refs, seen):
         if time.monotonic() > until:
@@ -47,10 +47,10 @@ def _chain(ask: Ask, kind: str, refs: list[str], seen: set[str]) -> Iterator[tup
         yield kind, ref
         if kind == "VM":
             disks = [ask("VBD.get_VDI", vbd) for vbd in ask("VM.get_VBDs", ref) or []]
-            yield from _chain(ask, "VDI", [disk for disk in disks if disk and disk != _NULL], seen)
+            yield from _chain(ask, "VDI", [disk for disk in disks if disk and disk != NULL_REF], seen)
         elif kind == "VBD":
             disk = ask("VBD.get_VDI", ref)
-            yield from _chain(ask, "VDI", [disk] if disk and disk != _NULL else [], seen)
+            yield from _chain(ask, "VDI", [disk] if disk and disk != NULL_REF else [], seen)
         elif kind == "VDI":
             storage = ask("VDI.get_SR", ref)
             yield from _chain(ask, "SR", [storage] if storage else [], seen)

@@ -17,6 +17,7 @@ from workers.xenapi.errors import (
     PoolUnreachable,
     XapiFailure,
 )
+from workers.xenapi.records import is_gone
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class _Task:
         try:
             record = self._session.call("task.get_record", task)
         except XapiFailure as failure:
-            if failure.code == "HANDLE_INVALID":
+            if is_gone(failure):
                 raise _Vanished(
                     f"pool {self._session.pool}: the task of {self._method} vanished; was XAPI restarted?"
                 ) from None
