@@ -28,7 +28,7 @@ from scheduler.pump import Pump
 from scheduler.runs.resuming import Resumer
 from scheduler.runs.triggers import Triggers
 from scheduler.steps import register_step_task
-from workers.broker import celery_app
+from workers.broker import celery_app, run_worker
 from workers.fleet import Ledger
 from workers.messages import STEP_QUEUE
 from workers.metrics_server import serve_metrics
@@ -95,20 +95,5 @@ def _run(settings: Settings, at_the_end: ExitStack) -> None:
             loop.start()
         log.info("scheduler is ready")
 
-    def keep_our_logging(**_: object) -> None:
-        """Celery leaves logging alone when someone listens to this signal."""
-
-    signals.setup_logging.connect(keep_our_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
-    app.worker_main(
-        [
-            "worker",
-            "--pool=threads",
-            f"--concurrency={STEP_THREADS}",
-            f"--queues={STEP_QUEUE}",
-            f"--hostname=scheduler-{os.getpid()}@{socket.gethostname()}",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
-    )
+    run_worker(app, "scheduler", pool="threads", concurrency=STEP_THREADS, queue=STEP_QUEUE)

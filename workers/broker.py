@@ -7,7 +7,10 @@ busy process sits on a message that an idle one could take; there is no result b
 
 from __future__ import annotations
 
-from celery import Celery
+import os
+import socket
+
+from celery import Celery, signals
 from kombu.entity import Queue
 
 from workers.messages import STEP_QUEUE, STREAM_QUEUE
@@ -55,3 +58,27 @@ def celery_app(redis_url: str) -> Celery:
         task_create_missing_queues=False,
     )
     return app
+
+
+def run_worker(app: Celery, kind: str, *, pool: str, concurrency: int, queue: str) -> None:
+    """Celery's worker in this process, until SIGTERM or SIGINT. Its logging is left as it is.
+
+    `kind` begins its name at the broker, `pool` is Celery's ("prefork" or "threads").
+    """
+    signals.setup_logging.connect(_keep_our_logging, weak=False)
+    app.worker_main(
+        [
+            "worker",
+            f"--pool={pool}",
+            f"--concurrency={concurrency}",
+            f"--queues={queue}",
+            f"--hostname={kind}-{os.getpid()}@{socket.gethostname()}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+
+
+def _keep_our_logging(**_: object) -> None:
+    """Celery leaves logging alone when someone listens to this signal."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
-from scheduler.commands.runs import NoSuchRun, one_of
+from scheduler.commands.runs import NoSuchRun, RunArgument, one_of
 from scheduler.connections import open_ledger, open_repository
 from scheduler.runs.resuming import resume_run
 
 
 def resume(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the end or beginning of one.")],
+    run: RunArgument,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

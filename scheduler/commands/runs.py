@@ -16,6 +16,10 @@ from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.settings import Settings
 
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or the end or beginning of one.")
+]
+
 
 class NoSuchRun(CbtfleetError):
     """No run of this id, or more than one that begins like it."""
@@ -34,7 +38,7 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
 
 def cancel(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the end or beginning of one.")],
+    run: RunArgument,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

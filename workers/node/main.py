@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 from celery import signals
 
-from workers.broker import celery_app
+from workers.broker import celery_app, run_worker
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.fleet import Ledger, LedgerError
 from workers.logs import start_logging
@@ -152,31 +151,16 @@ def run_node(settings: Settings, concurrency: int) -> None:
         if served is not None:
             served.close_inherited()
 
-    def keep_our_logging(**_: object) -> None:
-        """Celery leaves logging alone when someone listens to this signal."""
-
     # Celery reports a dead process later, with a traceback; the supervisor has said it in one line.
     logging.getLogger("celery.worker.request").addFilter(
         lambda record: "WorkerLostError" not in record.getMessage()
     )
     # strong references: Celery's signals keep only weak ones by default
-    signals.setup_logging.connect(keep_our_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.worker_process_init.connect(in_child, weak=False)
     try:
-        app.worker_main(
-            [
-                "worker",
-                f"--concurrency={concurrency + spare}",
-                "--pool=prefork",
-                f"--queues={STREAM_QUEUE}",
-                f"--hostname=worker-{os.getpid()}@{socket.gethostname()}",
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ]
-        )
+        run_worker(app, "worker", pool="prefork", concurrency=concurrency + spare, queue=STREAM_QUEUE)
     finally:
         supervisor.stop()
         heartbeat.stop()
