@@ -1,7 +1,7 @@
 """The reconciler: the ledger says which hosts to count, and what follows from a count
 (docs/fleet.md); here the pools are asked.
 
-    hosts_to_count --host--> a thread for its pool --XenAPI--> counted    slots whose disk is gone become free
+    hosts_to_count --host--> a loop for its pool --XenAPI--> counted      slots whose disk is gone become free
                                        |
                                        +-- may not, or cannot, be asked --> uncountable
                                        +-- does not answer ---------------> nothing is said, asked again
