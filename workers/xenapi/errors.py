@@ -49,7 +49,10 @@ class CallCancelled(XapiError):
 
 
 class AnswerLost(XapiError):
-    """The call was sent and no usable answer came: it may or may not have run. Look before doing it again."""
+    """The call was sent and no usable answer came: it may or may not have run. Look before doing it again.
+
+    So it is of a call that runs as a task, once that was begun, whatever keeps us from asking for it.
+    """
 
 
 class CallTimedOut(AnswerLost):

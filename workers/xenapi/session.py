@@ -119,8 +119,9 @@ class Session:
         two minutes, one that is busy with the object: XAPI queues such calls itself, but not without end.
         The task is destroyed always, and cancelled when we stop waiting before its end.
         `cancelled` is asked four times a second: once it says yes the task is cancelled; when it comes to its
-        end all the same, its result is returned. Raises as `call` does; CallTimedOut, which names what holds
-        the object, when the deadline has passed; CallCancelled.
+        end all the same, its result is returned. Raises as `call` does, once the task was begun only
+        XapiFailure or AnswerLost; CallTimedOut, which names what holds the object, when the deadline has
+        passed; CallCancelled.
         """
         return run_when_free(self, method, args, deadline, cancelled)
 

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from workers.errors import CbtfleetError
 from workers.xenapi.blockers import what_blocks
 from workers.xenapi.errors import (
     AnswerLost,
@@ -15,6 +16,7 @@ from workers.xenapi.errors import (
     CallCancelled,
     CallTimedOut,
     PoolUnreachable,
+    SessionLost,
     XapiFailure,
 )
 from workers.xenapi.records import is_gone
@@ -93,8 +95,10 @@ class _Task:
             return str(self._session.call(self._method, *self._args))
         try:
             record = self._wait(task)
-        except BaseException:
+        except BaseException as error:
             self._session.aside("task.cancel", task)
+            if isinstance(error, CbtfleetError) and not isinstance(error, AnswerLost | CallCancelled):
+                raise self._unasked(error) from error
             raise
         finally:
             self._session.aside("task.destroy", task)
@@ -113,7 +117,7 @@ class _Task:
                 if record["status"] in _ENDED:
                     return record
                 lost = 0
-            except (PoolUnreachable, AnswerLost) as error:
+            except (PoolUnreachable, SessionLost, AnswerLost) as error:
                 lost += 1
                 if lost > _POLLS_LOST or isinstance(error, _Vanished):
                     raise
@@ -128,6 +132,11 @@ class _Task:
                 )
             _sleep(min(pause, remaining), self._cancelled)
             pause = min(pause * _POLL_GROWTH, _POLL_LONGEST)
+
+    def _unasked(self, error: CbtfleetError) -> AnswerLost:
+        """What became of a poll says nothing of the call: that was begun, and may end without us."""
+        why = str(error).removeprefix(f"pool {self._session.pool}: ")
+        return AnswerLost(f"{self._name} was begun, and its task can no longer be asked: {why}")
 
     def _stopped(self, task: Any) -> Mapping[str, Any]:
         """Cancels. The task's last record when it came to its end all the same; else raises CallCancelled."""

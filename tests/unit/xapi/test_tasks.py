@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workers.errors import ConfigurationError
 from workers.xenapi import (
     AnswerLost,
     BadAnswer,
     CallCancelled,
     CallTimedOut,
+    LoginRefused,
+    PoolUnreachable,
     Session,
     SessionLost,
     XapiFailure,
@@ -167,6 +172,72 @@ def test_a_task_that_vanished(xapi: Any, session: Session) -> None:
     xapi.say("task.get_record", xapi.fail("HANDLE_INVALID", "task", TASK))
     with pytest.raises(AnswerLost, match=r"the task of VM\.snapshot vanished"):
         session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+
+
+def test_a_pool_that_goes_away_under_a_task_is_no_pool_that_has_run_nothing(xapi: Any) -> None:
+    gone = threading.Event()
+
+    def stop_listening() -> None:
+        xapi.server.shutdown()
+        xapi.server.socket.close()
+        gone.set()
+
+    def get_record(_: str) -> Any:
+        threading.Thread(target=stop_listening).start()
+        assert gone.wait(20)
+        return xapi.drop()
+
+    xapi.handlers |= {"Async.VM.snapshot": lambda *_: TASK, "task.get_record": get_record}
+    with Session.login("lab", xapi.settings()) as session:
+        with pytest.raises(AnswerLost, match=r"^pool lab: VM\.snapshot was begun.*cannot connect") as caught:
+            session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+        assert isinstance(caught.value.__cause__, PoolUnreachable)
+    assert xapi.methods().count("Async.VM.snapshot") == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "HOST_IN_EMERGENCY_MODE",
+        "HOST_IS_SLAVE",
+        "INTERNAL_ERROR",
+        "OTHER_OPERATION_IN_PROGRESS",
+        "RBAC_PERMISSION_DENIED",
+        "TOO_MANY_PENDING_TASKS",
+    ],
+)
+def test_a_poll_that_is_refused_says_nothing_of_the_task(
+    xapi: Any, session: Session, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Also when the code is one that, said of the call itself, would mean that nothing was begun."""
+    monkeypatch.setattr("workers.xenapi.tasks._BUSY_FIRST", 0.01)
+    xapi.handlers["task.get_record"] = lambda _: xapi.fail(code, "parameter")
+    with pytest.raises(AnswerLost, match=r"^pool lab: VM\.snapshot was begun"):
+        session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+    assert xapi.methods().count("Async.VM.snapshot") == 1
+    assert xapi.methods()[-2:] == ["task.cancel", "task.destroy"]
+
+
+def test_a_poll_that_may_not_log_in_again_says_nothing_of_the_task(xapi: Any, tmp_path: Path) -> None:
+    """Neither a password that was changed meanwhile, nor its file that is gone."""
+    password = tmp_path / "password"
+    password.write_text(xapi.settings().read_password())
+    settings = xapi.settings(password=None, password_file=password)
+    xapi.handlers["Async.VM.snapshot"] = lambda *_: TASK
+    changes = [lambda: password.write_text("another"), password.unlink]
+    for change, why in zip(changes, (LoginRefused, ConfigurationError), strict=True):
+
+        def get_record(_: str, change: Any = change) -> Any:
+            change()
+            xapi.sessions.clear()
+            return _record("pending")
+
+        password.write_text(xapi.settings().read_password())
+        xapi.handlers["task.get_record"] = get_record
+        with Session.login("lab", settings) as session:
+            with pytest.raises(AnswerLost, match=r"^pool lab: VM\.snapshot was begun") as caught:
+                session.call_async("VM.snapshot", "OpaqueRef:vm", "new")
+            assert isinstance(caught.value.__cause__, why)
 
 
 def test_a_session_that_ends_meanwhile_is_replaced_and_the_task_goes_on(xapi: Any, session: Session) -> None:
