@@ -1,6 +1,7 @@
 """`cbtfleet`: the command line's entry, and the one place where failures become lines and exit codes.
 
-Exit codes: 0 done; 1 something failed, and was said; 2 wrong usage or configuration; 3 cancelled.
+Exit codes: 0 done; 1 something failed, and was said; 2 wrong usage or configuration; 3 cancelled; 4 this
+machine computes wrongly.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from scheduler.commands import (
     version,
 )
 from scheduler.commands.invocation import CANCELLED, FAILED, ConfigOption, Invocation, JsonOption
-from workers.errors import CancelledError, CbtfleetError, ConfigurationError
+from workers.errors import CbtfleetError, ConfigurationError
 from workers.logs import start_logging
 
-USAGE = 2
+USAGE = ConfigurationError.exit_code
 _INTERRUPTED = 130
 """What typer makes of a KeyboardInterrupt."""
 
@@ -93,12 +94,8 @@ def run(arguments: Sequence[str]) -> int:
         if code == _INTERRUPTED:
             return _say("interrupted", CANCELLED, as_json)
         return code if isinstance(code, int) else 0
-    except ConfigurationError as error:
-        return _say(str(error), USAGE, as_json)
-    except CancelledError as error:
-        return _say(str(error), CANCELLED, as_json)
     except CbtfleetError as error:
-        return _say(str(error), FAILED, as_json)
+        return _say(str(error), error.exit_code, as_json)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", CANCELLED, as_json)
     except typer.Exit as error:

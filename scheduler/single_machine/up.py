@@ -4,9 +4,9 @@
              |----- scheduler
              '----- worker         (a Celery node with its pool of processes)
 
-A child that dies is started again; one that ends with 2 (usage or configuration) never will succeed, so
-everything stops. SIGTERM or SIGINT stops worker, scheduler and Redis in that order: the worker's last
-commits still find the ledger.
+A child that dies is started again; one that ends with 2 (usage or configuration) or 4 (this machine computes
+wrongly) never will succeed, so everything stops. SIGTERM or SIGINT stops worker, scheduler and Redis in that
+order: the worker's last commits still find the ledger.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from types import FrameType
 
 from scheduler.single_machine import children
 from scheduler.single_machine.embedded_redis import EmbeddedRedis
+from workers.errors import ConfigurationError, MachineUnfit
 from workers.fleet import Ledger
 from workers.settings import Settings
 
@@ -38,7 +39,11 @@ down for an hour must not fill the log."""
 HEALTHY_AFTER = 60.0
 """Seconds alive after which a child's next death counts as the first again."""
 
-CONFIGURATION_EXIT = 2
+FINAL = {
+    ConfigurationError.exit_code: "cannot work with this configuration",
+    MachineUnfit.exit_code: "found that this machine must not write backups",
+}
+"""Exit codes of a child that is not started again, and what they mean."""
 STDERR = 2
 """Where children's stdout goes, too: ours may be kept for one JSON object."""
 
@@ -89,7 +94,7 @@ def run_up(
     concurrency: int | None = None,
     on_ready: Callable[[dict[str, object]], None] | None = None,
 ) -> int:
-    """Runs until SIGTERM or SIGINT (then returns 0), or until a child ends with 2 (then returns 2).
+    """Runs until SIGTERM or SIGINT (then returns 0), or until a child ends with one of FINAL (returns that).
 
     `on_ready` is called once, with the process ids, when every child has been started. Raises
     EmbeddedRedisFailed when our own Redis cannot start.
@@ -134,11 +139,9 @@ def _supervise(
         now = time.monotonic()
         for service in services:
             code = service.tend(now)
-            if code == CONFIGURATION_EXIT:
-                log.error(
-                    "the %s cannot work with this configuration (its line is above): stopping", service.name
-                )
-                return CONFIGURATION_EXIT
+            if code in FINAL:
+                log.error("the %s %s (its line is above): stopping", service.name, FINAL[code])
+                return code
             if code is not None:
                 log.warning(
                     "the %s ended with %s: starting it again in %g s", service.name, code, service.pause

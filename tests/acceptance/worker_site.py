@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ from workers.settings import load_settings
 class WorkerSite:
     """One pool with one disk, one repository in a folder, one Redis, and nodes to be started and hurt."""
 
-    def __init__(self, folder: Path, *, time_scale: float = 1.0, batches: int = 8) -> None:
+    def __init__(
+        self, folder: Path, *, time_scale: float = 1.0, batches: int = 8, configured: str = ""
+    ) -> None:
+        """`configured` is put below the configuration file."""
         self.folder = folder
         self._blocks = batches * 512
         self._nights = 0
@@ -45,7 +48,7 @@ class WorkerSite:
         (folder / "store").mkdir()
         self.metrics_port = free_port()
         self._config = folder / "cbtfleet.toml"
-        self._config.write_text(self._toml(time_scale), encoding="utf-8")
+        self._config.write_text(self._toml(time_scale) + configured, encoding="utf-8")
         self.settings = load_settings(self._config, {})
         self._store = open_store(self.settings.repository)
         create_repository(self._store, self.settings.repository, encrypted=False, passphrase=None)
@@ -130,10 +133,17 @@ reclaim = "quarantine"
             except (CbtfleetError, OperationalError):
                 self._end.wait(0.1)
 
-    def node(self, concurrency: int) -> subprocess.Popen[bytes]:
+    def node(
+        self, concurrency: int, *, program: Sequence[str] = ("workers.node.main",)
+    ) -> subprocess.Popen[bytes]:
         """A node that is ready for grants."""
         known = {node.name for node in self.ledger.nodes()}
-        command = [sys.executable, "-m", "workers.node.main"]
+        node = self.start_node(concurrency, program)
+        self.wait_until(lambda: {each.name for each in self.ledger.nodes()} - known)
+        return node
+
+    def start_node(self, concurrency: int, program: Sequence[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", *program]
         with (self.folder / "node.log").open("ab") as log:
             node = subprocess.Popen(
                 [*command, "--config", str(self._config), "--concurrency", str(concurrency)],
@@ -143,7 +153,6 @@ reclaim = "quarantine"
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )
         self._nodes.append(node)
-        self.wait_until(lambda: {each.name for each in self.ledger.nodes()} - known)
         return node
 
     def submit(self) -> str:

@@ -30,6 +30,7 @@ from workers.repository.s3_store import Patience, S3Store
 from workers.repository.store import (
     AccessDenied,
     BucketMissing,
+    ClockWrong,
     ConditionalPutRefused,
     CredentialsMissing,
     ObjectExists,
@@ -470,7 +471,7 @@ def test_a_first_put_that_finds_an_equal_object_is_no_success(store: S3Store, do
         (403, "AccessDenied", AccessDenied, r"denies get a \(403 AccessDenied\)"),
         (403, "InvalidAccessKeyId", AccessDenied, "does not accept the credentials"),
         (403, "SignatureDoesNotMatch", AccessDenied, "does not accept the credentials"),
-        (403, "RequestTimeTooSkewed", AccessDenied, "clock"),
+        (403, "RequestTimeTooSkewed", ClockWrong, "this machine's clock is wrong; set the time"),
         (507, "XMinioStorageFull", StoreFull, "no space left"),
         (400, "AuthorizationHeaderMalformed", StoreError, "set repository.region"),
         (418, "Teapot", StoreError, "refuses get a .*the store's words"),

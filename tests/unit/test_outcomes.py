@@ -9,7 +9,7 @@ import pytest
 from workers.errors import CbtfleetError
 from workers.fleet import DiskWork, LedgerUnreachable, Outcome
 from workers.nbd import Busy, ConnectionLost, ReadFailed, Stalled, TlsUntrusted, Unreachable
-from workers.repository import AccessDenied, StoreError
+from workers.repository import AccessDenied, ClockWrong, SealCheckFailed, StoreError
 from workers.stream.outcomes import (
     EndUnseen,
     HostGone,
@@ -18,6 +18,7 @@ from workers.stream.outcomes import (
     Withdrawn,
     WrongSize,
     outcome_of,
+    stops_the_node,
 )
 from workers.xenapi import LoginRefused, NotExportable, PoolUnreachable, SessionLost, XapiFailure
 
@@ -39,6 +40,8 @@ ONE_HOST = replace(TWO_HOSTS, hosts=("h1",))
         (PoolUnreachable("-"), Outcome.STORE_AWAY),
         (SessionLost("-"), Outcome.STORE_AWAY),
         (NotExportable("-", temporary=True), Outcome.STORE_AWAY),
+        (SealCheckFailed(7, "-"), Outcome.STORE_AWAY),
+        (ClockWrong("-"), Outcome.STORE_AWAY),
         (Withdrawn("-"), Outcome.LOST),
         (LeaseLost("-"), Outcome.LOST),
         (EndUnseen("-"), Outcome.LOST),
@@ -54,6 +57,13 @@ ONE_HOST = replace(TWO_HOSTS, hosts=("h1",))
 )
 def test_an_error_and_its_outcome(error: CbtfleetError, outcome: Outcome) -> None:
     assert outcome_of(error, TWO_HOSTS) is outcome
+
+
+def test_only_what_is_wrong_with_the_machine_stops_the_node() -> None:
+    assert stops_the_node(SealCheckFailed(7, "-"))
+    assert stops_the_node(ClockWrong("-"))
+    for error in (StoreError("-"), AccessDenied("-"), PoolUnreachable("-"), LeaseLost("-"), Busy("-")):
+        assert not stops_the_node(error)
 
 
 def test_a_host_that_refuses_for_good_ends_the_disk_only_when_there_is_no_other() -> None:

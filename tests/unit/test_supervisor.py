@@ -72,6 +72,7 @@ class Node:
     ledger: Ledger
     counts: Counts
     supervisor: Supervisor
+    stopped: list[str]
 
     def child(self) -> ReportsToSupervisor:
         return ReportsToSupervisor.connect(self.supervisor.address)
@@ -80,9 +81,10 @@ class Node:
 @pytest.fixture
 def node() -> Iterator[Node]:
     ledger, counts = Ledger(), Counts()
-    supervisor = Supervisor(ledger, counts)  # type: ignore[arg-type]
+    stopped: list[str] = []
+    supervisor = Supervisor(ledger, counts, lambda: stopped.append("told"))  # type: ignore[arg-type]
     supervisor.start()
-    yield Node(ledger, counts, supervisor)
+    yield Node(ledger, counts, supervisor, stopped)
     supervisor.stop()
 
 
@@ -156,6 +158,21 @@ def test_drain_reaches_who_streams_who_begins_to_and_who_comes_later(node: Node)
     late.on_drain(lambda: told.append("later"))
     eventually(lambda: told[2:] == ["later"])
     for child in (early, late):
+        child.close()
+
+
+def test_what_a_stream_finds_wrong_with_the_machine_stops_the_node_once(node: Node) -> None:
+    first, second = node.child(), node.child()
+    first.unfit("block 7 does not open again", 4)
+    eventually(lambda: node.stopped)
+    second.unfit("the clock is wrong", 1)
+    second.opened(0.1)
+    eventually(lambda: node.counts.seen)
+    assert node.stopped == ["told"]
+    assert node.supervisor.unfit is not None
+    assert node.supervisor.unfit.exit_code == 4
+    assert str(node.supervisor.unfit) == "this node has stopped itself: block 7 does not open again"
+    for child in (first, second):
         child.close()
 
 

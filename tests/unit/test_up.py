@@ -18,7 +18,10 @@ import pytest
 
 from scheduler import cli
 from scheduler.single_machine.embedded_redis import answers
+from scheduler.single_machine.up import run_up
+from workers.errors import MachineUnfit
 from workers.fleet import Ledger
+from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,6 +132,30 @@ def test_its_children_end_when_it_is_killed(up: Up) -> None:
     while any(alive(pid) for pid in processes.values() if isinstance(pid, int)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_machine_that_must_not_write_ends_all_of_it_and_is_not_started_again(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node's own end is judged in tests/acceptance/test_unfit_machine.py."""
+    settings = Settings.model_validate(
+        {"redis": {"url": redis_url}, "repository": {"url": f"file://{tmp_path}"}}
+    )
+    started = tmp_path / "started"
+    unfit = f"open({str(started)!r}, 'a').write('x'); raise SystemExit({MachineUnfit.exit_code})"
+    waits = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(
+        "scheduler.single_machine.up.worker_command", lambda *_: [sys.executable, "-c", unfit]
+    )
+    monkeypatch.setattr("scheduler.single_machine.up.scheduler_command", lambda *_: waits)
+    processes: dict[str, Any] = {}
+    assert run_up(settings, tmp_path / "cbtfleet.toml", on_ready=processes.update) == 4
+    assert started.read_text() == "x"
+    assert (
+        "the worker found that this machine must not write backups (its line is above): stopping"
+        in caplog.text
+    )
+    assert not alive(processes["scheduler"])
 
 
 def test_a_configuration_that_never_can_work_ends_it(up: Up) -> None:

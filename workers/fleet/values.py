@@ -80,7 +80,8 @@ class Outcome(StrEnum):
     """The worker process died or lost its slot: that may be the disk's fault, so it is an attempt, but never
     the host's."""
     STORE_AWAY = "STORE_AWAY"
-    """The store did not take a pack, or XenAPI is away: neither the disk's nor the host's fault."""
+    """The store did not take a pack, XenAPI is away, or the worker's machine is at fault: neither the disk's
+    nor the host's fault."""
     FATAL = "FATAL"
     """No attempt can succeed: the disk fails now."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ from workers.fleet import Ledger, LedgerError
 from workers.logs import start_logging
 from workers.messages import STREAM_QUEUE
 from workers.metrics_server import serve_metrics
+from workers.node.fitness import try_sealing
 from workers.node.metrics import WorkerMetrics
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import node_name, register_stream_task, report_to
@@ -103,9 +105,10 @@ def check_start(settings: Settings) -> None:
     """Finds out now, in one line, what would otherwise fail every stream. Raises CbtfleetError."""
     store = open_store(settings.repository)
     try:
-        load_worker_keys(store, settings.repository)
+        keys = load_worker_keys(store, settings.repository)
     finally:
         store.close()
+    try_sealing(keys)
     for name, pool in settings.pools.items():
         try:
             pool.read_password()
@@ -118,15 +121,23 @@ def spare_processes(concurrency: int) -> int:
     return max(1, concurrency // 8)
 
 
+def stop_this_node() -> None:
+    """In the way in which it is stopped from outside, which is tried every day."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_node(settings: Settings, concurrency: int) -> None:
-    """Runs until SIGTERM or SIGINT; then the streams finish their batches and the processes end."""
+    """Runs until SIGTERM or SIGINT; then the streams finish their batches and the processes end.
+
+    Raises CbtfleetError when it cannot start, MachineUnfit or NodeUnfit when this machine must not work.
+    """
     check_start(settings)
     ledger = Ledger.open(settings)
     node = node_name()
     spare = spare_processes(concurrency)
     metrics = WorkerMetrics(concurrency + spare)
     heartbeat = Heartbeat(ledger, node, concurrency, spare)
-    supervisor = Supervisor(ledger, metrics)
+    supervisor = Supervisor(ledger, metrics, stop_this_node)
     supervisor.start()
     served = serve_metrics(
         metrics.registry,
@@ -166,6 +177,8 @@ def run_node(settings: Settings, concurrency: int) -> None:
         heartbeat.stop()
         if served is not None:
             served.close()
+    if supervisor.unfit is not None:
+        raise supervisor.unfit
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
         run_node(settings, concurrency)
     except CbtfleetError as error:
         print(f"cbtfleet: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigurationError) else 1
+        return error.exit_code
     return 0
 
 

@@ -6,6 +6,7 @@
                                                    <--  drain: the node stops
       dies: the kernel closes its end              -->  grant in hand: released as LOST
       silent for a lease: it is stopped            -->  killed; the same follows
+      finds that this machine must not work        -->  the node stops, as if it had been asked to
 
 A local socket of packets at an address that the kernel chose and that only this user's processes may use.
 Only the child itself holds its end, so its end is its death and nothing else.
@@ -22,6 +23,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +42,14 @@ _PAUSED = 3.0
 """A look that comes so late means that this process was stopped itself, its children perhaps with it."""
 
 _ASK_AGAIN = 0.5
+
+
+class NodeUnfit(CbtfleetError):
+    """What one stream found wrong is the machine: the node has stopped because of it."""
+
+    def __init__(self, why: str, exit_code: int) -> None:
+        super().__init__(f"this node has stopped itself: {why}")
+        self.exit_code = exit_code
 
 
 class Observer(Protocol):
@@ -76,9 +86,12 @@ class _Child:
 class Supervisor:
     """The parent's end. `address` is for `ReportsToSupervisor.connect`."""
 
-    def __init__(self, ledger: Ledger, observer: Observer) -> None:
+    def __init__(self, ledger: Ledger, observer: Observer, stop_node: Callable[[], None]) -> None:
+        """`stop_node` is called, from another thread, when a stream finds the machine unfit."""
         self._ledger = ledger
         self._observer = observer
+        self._stop_node = stop_node
+        self.unfit: NodeUnfit | None = None
         self._listener: socket.socket | None = None
         self._children: dict[int, _Child] = {}
         self._end = threading.Event()
@@ -192,11 +205,19 @@ class Supervisor:
             self._observer.renewed(report["seconds"])
         elif event == "stuck":
             self._kill(child, "could not stop its stream")
+        elif event == "unfit":
+            self._stop_unfit(NodeUnfit(report["why"], report["exit_code"]))
         elif event == "passed":
             child.grant = None
         elif event == "ended":
             self._observer.ended(report["outcome"], child.batches)
             child.grant = None
+
+    def _stop_unfit(self, error: NodeUnfit) -> None:
+        if self.unfit is None:
+            self.unfit = error
+            log.error("%s", error)
+            self._stop_node()
 
     def _kill_silent(self, now: float) -> None:
         for child in self._children.values():

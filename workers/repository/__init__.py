@@ -44,6 +44,7 @@ from workers.repository.segment import BlockMap, PackTable, read_pack_table, rea
 from workers.repository.store import (
     AccessDenied,
     BucketMissing,
+    ClockWrong,
     ConditionalPutRefused,
     CredentialsMissing,
     ObjectExists,
@@ -65,6 +66,7 @@ __all__ = [
     "AlreadyWritten",
     "BlockMap",
     "BucketMissing",
+    "ClockWrong",
     "ConditionalPutRefused",
     "Config",
     "Created",

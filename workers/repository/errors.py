@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.errors import CbtfleetError, ConfigurationError
+from workers.errors import CbtfleetError, ConfigurationError, MachineUnfit
 
 
 class RepositoryError(CbtfleetError):
@@ -38,8 +38,14 @@ class MissingBatches(RepositoryError):
         self.numbers = tuple(numbers)
 
 
-class SealCheckFailed(RepositoryError):
-    """A frame that was just sealed does not give its block back: this machine must not write backups."""
+class SealCheckFailed(RepositoryError, MachineUnfit):
+    """A frame that was just sealed does not give its block back."""
+
+    def __init__(self, block: int, what: str) -> None:
+        super().__init__(
+            f"block {block}: the frame that was just sealed {what}; this machine must not write backups: test"
+            " its memory and processor before it works again"
+        )
 
 
 class AlreadyWritten(RepositoryError):

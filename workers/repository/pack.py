@@ -174,9 +174,9 @@ class PackWriter:
                 text = self._cipher.decrypt(frame_nonce(block), frame, frame_associated(self._prefix, block))
             again = text if kind == Kind.RAW else decompress(text, limit=BLOCK_SIZE, decompressor=self._check)
         except (InvalidTag, CompressionError) as error:
-            raise SealCheckFailed(f"block {block}: the sealed frame does not open again") from error
+            raise SealCheckFailed(block, "does not open again") from error
         if bytes(again) != bytes(plain):  # comparing memoryviews would go byte by byte
-            raise SealCheckFailed(f"block {block}: the sealed frame gives other bytes than were read")
+            raise SealCheckFailed(block, "gives other bytes than were read")
 
     def _append_index(self, compressed: bytes) -> None:
         keys, place = self._keys, self._place

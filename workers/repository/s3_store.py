@@ -30,6 +30,7 @@ from workers.repository.store import (
     AccessDenied,
     BucketMissing,
     Buffer,
+    ClockWrong,
     ConditionalPutRefused,
     CredentialsMissing,
     ObjectExists,
@@ -306,7 +307,7 @@ class S3Store:
         if code == "InvalidRange" or status == 416:
             return ObjectTruncated(key, end)
         if code == "RequestTimeTooSkewed":
-            return AccessDenied(f"{self._place} says that this machine's clock is wrong; set the time")
+            return ClockWrong(f"{self._place} says that this machine's clock is wrong; set the time")
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
             return AccessDenied(f"{self._place} does not accept the credentials ({code}); check them")
         if code in (

@@ -117,6 +117,10 @@ class AccessDenied(StoreError):
     """The store knows us and refuses, or does not know us at all."""
 
 
+class ClockWrong(StoreError):
+    """The store says that this machine's clock is wrong: other machines may be served."""
+
+
 class CredentialsMissing(StoreError):
     """No credentials were found where the AWS chain looks for them."""
 

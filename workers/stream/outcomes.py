@@ -7,6 +7,7 @@
       off, refused, a failed read, disk no longer offered                   closed after three in a row
     the store took no pack                                   STORE_AWAY   back-off, no attempt, nobody's fault
     the pool's XenAPI away, or offers no address for now     STORE_AWAY   the same: any host would have failed
+    this machine seals wrongly, or its clock is wrong        STORE_AWAY   the same; and the node stops
     the slot was lost, the node stops, a failure that XAPI   LOST         attempt; the host is not blamed
       reports, the ledger away, the host's end not seen
     wrong password, untrusted pool, no access to the store,  FATAL        the disk fails: a person must look
@@ -18,10 +19,10 @@ Three failures in a row close a host for everybody, so FAILED is only what anoth
 
 from __future__ import annotations
 
-from workers.errors import CbtfleetError, ConfigurationError
+from workers.errors import CbtfleetError, ConfigurationError, MachineUnfit
 from workers.fleet import DiskWork, Outcome
 from workers.nbd import Busy, NbdError
-from workers.repository import AccessDenied, StoreError
+from workers.repository import AccessDenied, ClockWrong, StoreError
 from workers.xenapi import (
     AnswerLost,
     LoginRefused,
@@ -58,7 +59,13 @@ class NeverOpened(Withdrawn):
 
 
 _HOPELESS = (WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
-_SHARED = (StoreError, PoolUnreachable, SessionLost, AnswerLost)
+_OF_THIS_MACHINE = (MachineUnfit, ClockWrong)
+_SHARED = (*_OF_THIS_MACHINE, StoreError, PoolUnreachable, SessionLost, AnswerLost)
+
+
+def stops_the_node(error: CbtfleetError) -> bool:
+    """Whether every stream of this machine would fail like this one, and those of others would not."""
+    return isinstance(error, _OF_THIS_MACHINE)
 
 
 def outcome_of(error: CbtfleetError, work: DiskWork) -> Outcome:

@@ -9,6 +9,7 @@ One JSON object a message over a local socket of packets (see `workers/node/supe
     {"event": "renewed", "seconds": 0.0004}                           how long the ledger took
     {"event": "alive"}                                                every `renew_every`, whatever Redis does
     {"event": "stuck"}                                                the node stops and this cannot: kill it
+    {"event": "unfit", "why": "...", "exit_code": 4}                  stop the node: its machine is at fault
     {"event": "ended", "outcome": "CLEAN"}                            released: nothing in hand
 
 The parent says only {"event": "drain"}.
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 DRAIN = b'{"event":"drain"}'
 LONGEST_MESSAGE = 16 << 10
 _BACKLOG = 1000
+_LONGEST_WHY = 2000
 
 
 class Reports(Protocol):
@@ -49,6 +51,9 @@ class Reports(Protocol):
     def alive(self) -> None: ...
 
     def stuck(self) -> None: ...
+
+    def unfit(self, why: str, exit_code: int) -> None:
+        """`why` is the line, and `exit_code` the code, that the whole node shall end with."""
 
     def ended(self, outcome: str) -> None: ...
 
@@ -72,6 +77,8 @@ class NoReports:
     def alive(self) -> None: ...
 
     def stuck(self) -> None: ...
+
+    def unfit(self, why: str, exit_code: int) -> None: ...
 
     def ended(self, outcome: str) -> None: ...
 
@@ -133,6 +140,9 @@ class ReportsToSupervisor:
 
     def stuck(self) -> None:
         self._tell(event="stuck")
+
+    def unfit(self, why: str, exit_code: int) -> None:
+        self._tell(event="unfit", why=why[:_LONGEST_WHY], exit_code=exit_code)
 
     def ended(self, outcome: str) -> None:
         self._tell(event="ended", outcome=outcome)

@@ -31,6 +31,7 @@ from workers.stream.outcomes import (
     Withdrawn,
     WrongSize,
     outcome_of,
+    stops_the_node,
 )
 from workers.stream.reports import NoReports, Reports
 from workers.stream.transfer import Transfer
@@ -137,6 +138,8 @@ def _work_off(context: StreamContext, grant: Grant, work: DiskWork, sent: float)
         except CbtfleetError as error:
             outcome, why = outcome_of(error, work), f"{name}: {error}"
             log.warning("%s (%s)", why, outcome)
+            if stops_the_node(error):  # before the release: what it gives back is for other nodes
+                context.reports.unfit(why, error.exit_code)
         finally:
             try:
                 _release(context, grant, outcome, why)

@@ -11,6 +11,7 @@ import pytest
 from blake3 import blake3
 
 from tests.repository_machine import DISK, ENCRYPTED, PLAIN, Machine, MemoryStore
+from tests.unfit_machine import with_bad_memory
 from workers.extents import BLOCK_SIZE, Plan
 from workers.repository import (
     DamagedObject,
@@ -22,6 +23,7 @@ from workers.repository import (
     PackWriter,
     PrivateKeys,
     RepositoryError,
+    SealCheckFailed,
     read_pack_index,
     read_pack_tail,
 )
@@ -71,6 +73,19 @@ def test_every_kind_of_block_comes_back(store: MemoryStore, keys: PrivateKeys, c
     assert (pack.blocks, pack.holes, pack.plain_bytes) == (4, 1, 4 * BLOCK_SIZE - 1000)
     assert len(content[99]) == BLOCK_SIZE - 1000
     assert tail.virtual_size == SIZE
+
+
+@pytest.mark.parametrize(
+    "content", [b"text" * (BLOCK_SIZE // 4), os.urandom(BLOCK_SIZE)], ids=["zstd", "raw"]
+)
+def test_a_frame_that_is_not_what_was_sealed_is_found_where_that_is_looked_at(
+    keys: PrivateKeys, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PackWriter, "_compare", with_bad_memory(PackWriter._compare))
+    writer = PackWriter(keys.metadata.worker, disk=DISK, run="run", batch=0, virtual_size=SIZE, check=True)
+    with pytest.raises(SealCheckFailed, match=r"^block 7: .*this machine must not write") as caught:
+        writer.add(np.array([7]), memoryview(content))
+    assert caught.value.exit_code == 4
 
 
 def test_the_name_is_the_hash_of_the_object(store: MemoryStore, keys: PrivateKeys) -> None:

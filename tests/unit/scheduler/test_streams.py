@@ -9,9 +9,11 @@ import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.steps import do_step
+from tests.unfit_machine import with_bad_memory
 from tests.unit.scheduler.conftest import Site
 from workers.fleet import Grant, Ledger, LedgerUnreachable
-from workers.repository import Store
+from workers.repository import ClockWrong, PackWriter, Store
+from workers.stream.reports import NoReports
 from workers.stream.stream import run_stream
 
 SPEC = PoolSpec(
@@ -90,3 +92,44 @@ def test_a_redis_that_is_away_for_a_moment_costs_no_stream(site: Site) -> None:
     assert slot.state == "QUARANTINE"
     [disk] = site.ledger.progress(run).disks
     assert (disk.state, disk.attempts, disk.error) == ("complete", 0, None)
+
+
+class Parent(NoReports):
+    """Notes that the machine is unfit, and what the slot of the stream was at that moment."""
+
+    def __init__(self, site: Site, grant: Grant) -> None:
+        self._site = site
+        self._grant = grant
+        self.heard: list[tuple[str, int, str]] = []
+
+    def unfit(self, why: str, exit_code: int) -> None:
+        slot = self._site.ledger.slots(self._grant.pool, self._grant.host)[self._grant.slot]
+        self.heard.append((why, exit_code, slot.state))
+
+
+@pytest.mark.parametrize(("fault", "exit_code"), [("memory", 4), ("clock", 1)])
+def test_a_machine_that_is_at_fault_is_named_before_its_batches_are_given_back_and_costs_no_attempt(
+    site: Site, fault: str, exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = site.submit()
+    grant = first_grant(site, run)
+    parent = Parent(site, grant)
+    context = replace(site.stream_context, reports=parent)
+    if fault == "memory":
+        monkeypatch.setattr(PackWriter, "_compare", with_bad_memory(PackWriter._compare, 3))
+        worker = context.settings.worker.model_copy(update={"check_sealed": True})
+        context = replace(context, settings=context.settings.model_copy(update={"worker": worker}))
+    else:
+
+        def refuse() -> None:
+            raise ClockWrong("the store says that this machine's clock is wrong; set the time")
+
+        context = replace(context, store=StoreWithEvent(site.store, refuse))  # type: ignore[arg-type]
+    run_stream(context, grant)
+    [(why, code, slot)] = parent.heard
+    assert why.startswith('VM "db", disk root: ')
+    assert ("this machine must not write" if fault == "memory" else "clock is wrong") in why
+    assert (code, slot) == (exit_code, "HELD")
+    assert site.ledger.slots(grant.pool, grant.host)[grant.slot].state == "QUARANTINE"
+    [disk] = site.ledger.progress(run).disks
+    assert (disk.state, disk.attempts, disk.done, disk.error) == ("streaming", 0, 0, why)
