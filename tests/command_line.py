@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scheduler import cli
+from scheduler.commands import init, recover_key
+from tests.repository_machine import VM, Machine
+from workers.extents import Plan
+from workers.repository import (
+    Point,
+    Repository,
+    create_repository,
+    load_private_keys,
+    open_store,
+    recover_private_key,
+)
+from workers.settings import load_settings
 
 PASSPHRASE = "correct horse battery staple"
+DISK_SIZE = 5 * 65536 - 1000
 
 CONFIGURATION = """
 [repository]
@@ -73,3 +88,25 @@ class CommandLine:
         done = self(*arguments, "--json")
         assert done.code == expect, done
         return done.json
+
+
+def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousandth of the usual work to guess a passphrase."""
+    monkeypatch.setattr(init, "create_repository", partial(create_repository, scrypt_log_n=10))
+    monkeypatch.setattr(recover_key, "recover_private_key", partial(recover_private_key, scrypt_log_n=10))
+
+
+def back_up(cbtfleet: CommandLine, run: str = "run-1", metadata: bytes | None = None) -> tuple[Point, bytes]:
+    """One restore point of one disk, as scheduler and workers would write it; and the disk's content."""
+    settings = load_settings(cbtfleet.config).repository
+    with closing(open_store(settings)) as store:
+        keys = load_private_keys(store, settings, lambda: PASSPHRASE)
+        machine = Machine(store, keys, DISK_SIZE)  # type: ignore[arg-type]
+        machine.write([0, 1, 4])
+        disk = machine.backup(run, Plan.full(DISK_SIZE))
+        point = machine.point(run, disk.segments)
+        repository = Repository.open(store, keys)
+        if metadata is not None:
+            point = replace(point, metadata=repository.keep_vm_metadata(run, VM, point.time, metadata))
+        repository.commit_point(point)
+        return point, bytes(machine.content)

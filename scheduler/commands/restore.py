@@ -13,7 +13,7 @@ from scheduler.connections import open_for_reading
 from scheduler.terminal.byte_bar import byte_bar
 from scheduler.terminal.tables import duration, size
 from workers.errors import ConfigurationError
-from workers.repository import DiskPoint, Point, Repository, restore_disk
+from workers.repository import DiskPoint, Point, Repository, restore_disk, write_file
 
 THREADS = 8
 """Objects fetched at a time: hides the store's latency, and two cores decrypt no faster with more."""
@@ -67,13 +67,7 @@ def _restore_metadata(
         raise ConfigurationError("--metadata is of the whole VM: leave --vdi out")
     began = time.monotonic()
     data = repository.vm_metadata(point)
-    try:
-        with to.open("wb" if force else "xb") as file:
-            file.write(data)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{to} exists already; --force replaces it") from error
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {to}: {error.strerror}") from error
+    write_file(to, data, force=force)
     seconds = round(time.monotonic() - began, 3)
     invocation.answer(
         {"point": point.id, "vdi": None, "file": str(to), "bytes": len(data), "seconds": seconds},

@@ -30,6 +30,7 @@ from scheduler.single_machine.embedded_redis import EmbeddedRedis
 from scheduler.single_machine.up import declare_new, scheduler_command, worker_command
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
+from workers.repository import write_file
 from workers.settings import load_settings
 
 VMS = 2
@@ -190,10 +191,8 @@ def _create_bucket(stage: Stage, url: str) -> None:
 
 def _write_settings(stage: Stage, s3_port: int) -> None:
     pool = stage.pool
-    (stage.folder / "passphrase").write_text("demo\n", encoding="utf-8")
-    (stage.folder / "passphrase").chmod(0o600)
-    stage.settings_file.write_text(
-        f"""\
+    write_file(stage.folder / "passphrase", b"demo\n")
+    settings = f"""\
 [repository]
 url = "s3://{BUCKET}/demo"
 endpoint_url = "http://127.0.0.1:{s3_port}"
@@ -212,13 +211,11 @@ connections_per_host = {CAP}
 [policies.nightly]
 pool = "lab"
 include = {{ tags = ["backup"] }}
-""",
-        encoding="utf-8",
-    )
+"""
+    write_file(stage.settings_file, settings.encode())
     exported = "".join(f'export {key}="{value}"\n' for key, value in _CREDENTIALS.items())
-    (stage.folder / "environment").write_text(
-        f'{exported}export CBTFLEET_CONFIG="{stage.settings_file}"\n', encoding="utf-8"
-    )
+    exported += f'export CBTFLEET_CONFIG="{stage.settings_file}"\n'
+    write_file(stage.folder / "environment", exported.encode())
     (stage.folder / "keys").mkdir(mode=0o700)
 
 

@@ -7,34 +7,19 @@ import re
 import stat
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from scheduler.commands import init, recover_key
-from tests.command_line import PASSPHRASE, CommandLine
-from tests.repository_machine import DISK, VM, Machine
-from workers.extents import Plan
-from workers.repository import (
-    Point,
-    Repository,
-    create_repository,
-    load_private_keys,
-    open_store,
-    point_id,
-    recover_private_key,
-)
+from tests.command_line import DISK_SIZE, PASSPHRASE, CommandLine, back_up, quick_passphrases
+from tests.repository_machine import DISK, VM
+from workers.repository import Repository, load_private_keys, open_store, point_id
 from workers.settings import load_settings
-
-SIZE = 5 * 65536 - 1000
 
 
 @pytest.fixture(autouse=True)
-def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousandth of the usual work to guess a passphrase."""
-    monkeypatch.setattr(init, "create_repository", partial(create_repository, scrypt_log_n=10))
-    monkeypatch.setattr(recover_key, "recover_private_key", partial(recover_private_key, scrypt_log_n=10))
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_passphrases(monkeypatch)
 
 
 @pytest.fixture
@@ -42,19 +27,6 @@ def initialised(cbtfleet: CommandLine, monkeypatch: pytest.MonkeyPatch) -> Comma
     monkeypatch.setenv("CBTFLEET_PASSPHRASE", PASSPHRASE)
     assert cbtfleet("init").code == 0
     return cbtfleet
-
-
-def back_up(cbtfleet: CommandLine, run: str = "run-1") -> tuple[Point, bytes]:
-    """One restore point of one disk, as scheduler and workers would write it."""
-    settings = load_settings(cbtfleet.config).repository
-    with closing(open_store(settings)) as store:
-        keys = load_private_keys(store, settings, lambda: PASSPHRASE)
-        machine = Machine(store, keys, SIZE)  # type: ignore[arg-type]
-        machine.write([0, 1, 4])
-        disk = machine.backup(run, Plan.full(SIZE))
-        point = machine.point(run, disk.segments)
-        Repository.open(store, keys).commit_point(point)
-        return point, bytes(machine.content)
 
 
 def test_init_prints_what_is_needed_once(cbtfleet: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +111,7 @@ def test_points_has_exactly_its_fields(initialised: CommandLine) -> None:
                 "vm": "web",
                 "vm_uuid": VM,
                 "time": point.time,
-                "disks": [{"vdi": DISK, "virtual_size": SIZE, "sha256": None}],
+                "disks": [{"vdi": DISK, "virtual_size": DISK_SIZE, "sha256": None}],
                 "run": "run-1",
             }
         ]
@@ -157,7 +129,12 @@ def test_restore_and_its_fields(initialised: CommandLine, tmp_path: Path) -> Non
     target = tmp_path / "disk.img"
     done = initialised.json("restore", point.id[:5], "--to", str(target))
     assert done.keys() == {"point", "vdi", "file", "bytes", "seconds"}
-    assert (done["point"], done["vdi"], done["file"], done["bytes"]) == (point.id, DISK, str(target), SIZE)
+    assert (done["point"], done["vdi"], done["file"], done["bytes"]) == (
+        point.id,
+        DISK,
+        str(target),
+        DISK_SIZE,
+    )
     assert target.read_bytes() == content
     refused = initialised("restore", point.id, "--to", str(target))
     assert refused.code == 2

@@ -19,12 +19,12 @@ from workers.extents import BLOCK_SIZE, Plan
 from workers.repository import (
     DamagedObject,
     DiskPoint,
+    FileNotWritten,
     ObjectMissing,
     PrivateKeys,
-    RestoreFailed,
     StoreUnavailable,
     TargetExists,
-    restore,
+    durable_files,
     restore_disk,
 )
 from workers.repository.directory_store import DirectoryStore
@@ -120,7 +120,7 @@ def test_writes_that_take_a_part_are_gone_on_with(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.pwrite
-    monkeypatch.setattr(restore.os, "pwrite", lambda file, data, at: real(file, data[:20_000], at))
+    monkeypatch.setattr(durable_files.os, "pwrite", lambda file, data, at: real(file, data[:20_000], at))
     machine, disk = full_backup(store, ENCRYPTED, blocks=[0, 5])
     restore_disk(store, ENCRYPTED, disk, tmp_path / "disk")
     assert (tmp_path / "disk").read_bytes() == bytes(machine.content)
@@ -177,7 +177,7 @@ def test_file_systems_without_hard_links(
     def no_links(source: Path, target: Path) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(restore.os, "link", no_links)
+    monkeypatch.setattr(durable_files.os, "link", no_links)
     machine, disk = full_backup(store, ENCRYPTED)
     restore_disk(store, ENCRYPTED, disk, tmp_path / "one")
     assert (tmp_path / "one").read_bytes() == bytes(machine.content)
@@ -192,7 +192,7 @@ def test_file_systems_without_hard_links(
 
 def test_a_folder_that_is_not_there_is_named(store: MemoryStore, tmp_path: Path) -> None:
     _, disk = full_backup(store, ENCRYPTED)
-    with pytest.raises(RestoreFailed, match=rf"cannot write {tmp_path}/no/disk: no such file or directory"):
+    with pytest.raises(FileNotWritten, match=rf"cannot write {tmp_path}/no/disk: no such file or directory"):
         restore_disk(store, ENCRYPTED, disk, tmp_path / "no" / "disk")
 
 
@@ -359,7 +359,7 @@ def test_a_really_full_disk(on_disk: tuple[Path, DiskPoint], tmp_path: Path) -> 
     )
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip("no mounts here")
-    says = f"{folder}/disk: no space left on device; nothing is left of it, make room or restore elsewhere\n"
+    says = f"{folder}/disk: no space left on device; nothing is left of it, make room or write it elsewhere\n"
     assert done.stdout == says
 
 

@@ -2,6 +2,7 @@
 
 from workers.repository.config import Config, read_config
 from workers.repository.create import Created, create_repository, recover_private_key
+from workers.repository.durable_files import FileNotWritten, TargetExists, write_file
 from workers.repository.errors import (
     AlreadyWritten,
     DamagedObject,
@@ -34,12 +35,7 @@ from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata
 from workers.repository.repository import MAX_VM_METADATA, Repository, StoredBatches
-from workers.repository.restore import (
-    Restored,
-    RestoreFailed,
-    TargetExists,
-    restore_disk,
-)
+from workers.repository.restore import Restored, restore_disk
 from workers.repository.segment import BlockMap, PackTable, read_pack_table, read_segment
 from workers.repository.store import (
     AccessDenied,
@@ -74,6 +70,7 @@ __all__ = [
     "Damage",
     "DamagedObject",
     "DiskPoint",
+    "FileNotWritten",
     "FrameReader",
     "Kind",
     "KnownHashes",
@@ -98,7 +95,6 @@ __all__ = [
     "RepositoryError",
     "RepositoryExists",
     "RepositoryMissing",
-    "RestoreFailed",
     "Restored",
     "RunEnded",
     "SealCheckFailed",
@@ -131,4 +127,5 @@ __all__ = [
     "recover_private_key",
     "restore_disk",
     "verify_points",
+    "write_file",
 ]

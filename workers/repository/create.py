@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.repository.config import Config, EncryptedConfig, encode_config, new_config
+from workers.repository.durable_files import make_folder
 from workers.repository.errors import RepositoryExists
 from workers.repository.key_files import (
     SCRYPT_LOG_N,
@@ -76,7 +77,7 @@ def create_repository(
     try:
         file: KeyFile
         for path, file in zip(paths, files, strict=True):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent, mode=0o700)
             write_key_file(path, file)
             written.append(path)
         _put_config(store, new_config(worker))

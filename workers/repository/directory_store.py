@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote
 
+from workers.repository.durable_files import make_folder, sync_folder
 from workers.repository.store import (
     AccessDenied,
     BucketMissing,
@@ -54,7 +55,7 @@ class DirectoryStore:
         path = self._path(key)
         temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
         try:
-            self._make_folder(path.parent)
+            make_folder(path.parent, below=self._root)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 try:
@@ -135,15 +136,6 @@ class DirectoryStore:
         if not self._root.is_dir():
             raise StoreUnavailable(f"the folder {self._root} is gone; is it still mounted?")
 
-    def _make_folder(self, folder: Path) -> None:
-        """Makes the folders below the root, each one durable. The root itself is never made."""
-        if folder == self._root or folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir()
-        sync_folder(folder.parent)
-
     def _walk(self, folder: Path, head: str, prefix: str) -> Iterator[ObjectInfo]:
         """In the order of whole keys: a folder sorts as its name and the `/` that follows it.
 
@@ -207,15 +199,3 @@ def _link(temporary: Path, path: Path, descriptor: int) -> None:
                 " overwritten; use another file system (or NFS instead of SMB)"
             ) from error
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, where that exists: some network file systems cannot flush one."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from workers.errors import ConfigurationError
 from workers.repository.config import KeyBytes, RepositoryId, binary
+from workers.repository.durable_files import FileNotWritten, TargetExists, write_file
 from workers.repository.keys import (
     SECRET_SIZE,
     MetadataKeys,
@@ -135,19 +136,11 @@ def private_key_file(
 def write_key_file(path: Path, file: KeyFile) -> None:
     """Creates the file with mode 0600. Raises ConfigurationError when it exists or cannot be written."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
+        write_file(path, file.model_dump_json(indent=2).encode() + b"\n")
+    except TargetExists as error:
         raise ConfigurationError(f"{path} exists already; key files are never overwritten") from error
-    except OSError as error:
-        raise ConfigurationError(f"cannot create the key file {path}: {error.strerror}") from error
-    try:
-        with open(descriptor, "wb") as output:
-            output.write(file.model_dump_json(indent=2).encode() + b"\n")
-            output.flush()
-            os.fsync(output.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise ConfigurationError(f"cannot write the key file {path}: {error.strerror}") from error
+    except FileNotWritten as error:
+        raise ConfigurationError(f"cannot create the key file: {error}") from error
 
 
 def read_key_file(path: Path, setting: str) -> KeyFile:
