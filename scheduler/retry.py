@@ -20,12 +20,17 @@ PAUSES = (1.0, 5.0, 15.0)
 """Seconds before each new try."""
 
 
-def with_retries(work: Callable[[], T]) -> T:
-    """What `work` returns; it must be safe to repeat. Raises what the last try raises."""
+def with_retries(work: Callable[[], T], go_on: Callable[[], bool] = lambda: True) -> T:
+    """What `work` returns; it must be safe to repeat. Raises what the last try raises.
+
+    `go_on` is asked before each new try: where it says no there is none.
+    """
     for pause in PAUSES:
         try:
             return work()
         except TRANSIENT as error:
             log.warning("%s; trying again in %.0f s", error, pause)
             time.sleep(pause)
+            if not go_on():
+                raise
     return work()

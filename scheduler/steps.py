@@ -59,6 +59,13 @@ class _StepLease:
         self._end.set()
         self._thread.join()
 
+    def still_ours(self) -> bool:
+        """Asks the ledger: after a pause this thread may go on before the renewing one. To be asked before
+        what must not be done twice. Raises LedgerError."""
+        if not self.lost:
+            self.lost = not self._ledger.renew_step(self._step, self._fence)
+        return not self.lost
+
     def _keep(self) -> None:
         while not self._end.wait(self._ledger.timing.renew_every):
             try:
@@ -78,7 +85,7 @@ def do_step(context: ControlContext, step: Step) -> bool:
     failure: str | None = None
     with _StepLease(context.ledger, step, fence) as lease:
         try:
-            with_retries(lambda: _do(context, step))
+            with_retries(lambda: _do(context, step), go_on=lease.still_ours)
         except LedgerUnreachable:
             raise
         except WaitsForPermit as wait:
@@ -95,7 +102,7 @@ def do_step(context: ControlContext, step: Step) -> bool:
             # A mistake of ours, or a pool that is unlike any we know: the run must end all the same.
             log.exception("run %s, %s %s: unexpected", step.run, step.name, step.subject)
             failure = f"unexpected {type(error).__name__} in {step.name}; the scheduler's log has the details"
-        if lease.lost:
+        if not lease.still_ours():
             log.warning("run %s, %s %s: another scheduler has it now", step.run, step.name, step.subject)
             return True
         if failure is not None:

@@ -53,6 +53,22 @@ def test_a_rule_keeps_the_newest_of_each_period(keep: dict[str, int], expected: 
     assert [time[:10] for time in kept(points, **keep)] == expected
 
 
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        # Monday, 29 December 2025, to Sunday, 4 January 2026, is one week, the first of 2026
+        (["2025-12-28", "2025-12-30", "2026-01-03"], ["2025-12-28", "2026-01-03"]),
+        # and so not the week of 1 January 2025, which is the first of that year
+        (["2025-01-01", "2025-12-30"], ["2025-01-01", "2025-12-30"]),
+        # 1 January 2027, a Friday, ends the 53rd week of 2026
+        (["2026-12-27", "2026-12-28", "2027-01-01"], ["2026-12-27", "2027-01-01"]),
+    ],
+)
+def test_a_week_at_the_turn_of_a_year_is_one_week(times: list[str], expected: list[str]) -> None:
+    points = [point(f"{time}T01:00:00") for time in times]
+    assert [time[:10] for time in kept(points, weekly=2)] == expected
+
+
 def test_a_period_without_a_point_is_not_counted() -> None:
     points = [point("2026-01-01T01:00:00"), point("2026-03-05T01:00:00"), point("2026-03-09T01:00:00")]
     assert kept(points, daily=3) == ["2026-01-01T01:00:00", "2026-03-05T01:00:00", "2026-03-09T01:00:00"]
