@@ -28,19 +28,26 @@ class PowerCut:
         for name in ("link", "rename", "replace"):
             monkeypatch.setattr(os, name, self._naming(getattr(os, name), 1))
         monkeypatch.setattr(os, "mkdir", self._naming(os.mkdir, 0))
+        self._unlink = os.unlink
+        monkeypatch.setattr(os, "unlink", self._remove)
 
     def would_take(self) -> list[str]:
         """What was made or written below the folder since then and is not safe."""
         changed = [path for path, seen in self._content().items() if self._before.get(path) != seen]
         return [str(path.relative_to(self._folder)) for path in changed if not self._is_safe(path)]
 
+    def would_bring_back(self) -> list[str]:
+        """What was removed since then, and may be there again."""
+        removed = [path for path in self._before if not path.exists()]
+        return [str(path.relative_to(self._folder)) for path in removed if not self._is_safe(path)]
+
     def _is_safe(self, path: Path) -> bool:
-        named = [at for at, (what, _, name) in enumerate(self._events) if (what, name) == ("name", path)]
-        if not named:
+        at = next((at for at, event in reversed([*enumerate(self._events)]) if event[2] == path), None)
+        if at is None:
             return False  # written where it stands: a power cut leaves a part of it
-        before = {inode for what, inode, _ in self._events[: named[-1]] if what == "flush"}
-        after = {inode for what, inode, _ in self._events[named[-1] :] if what == "flush"}
-        return _inode(path.parent) in after and (path.is_dir() or _inode(path) in before)
+        before = {inode for what, inode, _ in self._events[:at] if what == "flush"}
+        after = {inode for what, inode, _ in self._events[at:] if what == "flush"}
+        return _inode(path.parent) in after and (not path.is_file() or _inode(path) in before)
 
     def _content(self) -> dict[Path, tuple[_Inode, int]]:
         found = sorted(self._folder.rglob("*"))
@@ -50,6 +57,10 @@ class PowerCut:
         self._fsync(descriptor)
         status = os.fstat(descriptor)
         self._events.append(("flush", (status.st_dev, status.st_ino), None))
+
+    def _remove(self, path: str | Path, **options: Any) -> None:
+        self._events.append(("remove", _inode(Path(path)), Path(path).absolute()))
+        self._unlink(path, **options)
 
     def _naming(self, real: Callable[..., None], position: int) -> Callable[..., None]:
         def named(*arguments: Any, **options: Any) -> None:

@@ -21,7 +21,9 @@ from workers.errors import ConfigurationError
 
 DEFAULT_FILE = Path("cbtfleet.toml")
 _PREFIX = "CBTFLEET_"
-_NOT_SETTINGS = {"CBTFLEET_CONFIG", "CBTFLEET_PASSPHRASE", "CBTFLEET_DEBUG"}
+PASSPHRASE = "CBTFLEET_PASSPHRASE"
+"""The environment variable; not a setting, so that no process keeps it in its settings."""
+_NOT_SETTINGS = {"CBTFLEET_CONFIG", PASSPHRASE, "CBTFLEET_DEBUG"}
 
 ExpandedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 

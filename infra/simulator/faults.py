@@ -22,6 +22,7 @@ NBD_FAULTS = {
     "slow": "every read takes `seconds` longer",
     "leak": "the VBD stays plugged when the connection ends (the slot is freed)",
     "late_release": "when the connection ends, VBD and slot stay for `seconds` more",
+    "late_end": "when the client disconnects, the connection is ended `seconds` later",
     "vanish": "an end without a goodbye goes unseen: VBD and slot stay until the service stops",
 }
 SM_FAULTS = {

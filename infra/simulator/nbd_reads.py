@@ -34,6 +34,9 @@ def serve_reads(state: State, connection: Connection, entry: ConnectionEntry, co
         if request.magic != wire.REQUEST_MAGIC:
             raise Ended("bad-magic")
         if request.type == wire.DISCONNECT:
+            if late := state.faults.nbd({"late_end"}, entry.host, entry.vdi):
+                with state.lock:
+                    state.pause(late.seconds)
             return "disconnected"
         if request.type != wire.READ:
             error = wire.EPERM if request.type == wire.WRITE else wire.EINVAL

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,9 @@ reclaim = "quarantine"
         self.wait_until(lambda: {each.name for each in self.ledger.nodes()} - known)
         return node
 
-    def start_node(self, concurrency: int, program: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start_node(
+        self, concurrency: int, program: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", *program]
         with (self.folder / "node.log").open("ab") as log:
             node = subprocess.Popen(
@@ -150,7 +152,7 @@ reclaim = "quarantine"
                 stderr=log,
                 stdout=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(environment or {})},
             )
         self._nodes.append(node)
         return node

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.durability import PowerCut
 from workers.repository import directory_store
 from workers.repository.directory_store import DirectoryStore
 from workers.repository.store import (
@@ -41,6 +42,22 @@ def test_a_percent_in_the_url_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "my nas").mkdir()
     DirectoryStore.open(RepositorySettings(url=f"file://{tmp_path}/my%20nas")).put_if_absent("a", b"1")
     assert files_below(tmp_path) == ["my nas/a"]
+
+
+def test_what_was_put_or_deleted_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New folders too, and a name in a folder that was there."""
+    store = DirectoryStore(tmp_path)
+    store.put_if_absent("packs/disk/old", b"1")
+    cut = PowerCut(monkeypatch, tmp_path)
+    for key in ("config", "packs/disk/new", "segments/disk/run/00000000"):
+        store.put_if_absent(key, b"2")
+    assert cut.would_take() == []
+    store.delete("packs/disk/old")
+    store.delete("config")
+    assert cut.would_bring_back() == []
+    assert files_below(tmp_path) == ["packs/disk/new", "segments/disk/run/00000000"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:

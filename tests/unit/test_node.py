@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
 
 from workers.fleet import Ledger, Timing
-from workers.node.main import Heartbeat, spare_processes
+from workers.node.main import Heartbeat, spare_processes, without_secrets_of_others
+from workers.settings import Settings
 
 TIMING = Timing(renew_every=0.05)
 
@@ -34,6 +36,16 @@ def test_a_node_that_was_killed_while_it_drained_serves_again_under_the_same_nam
     heartbeat.stop()
     assert ledger.nodes() == []
     ledger.close()
+
+
+def test_a_worker_forgets_where_the_keys_of_others_are(tmp_path: Path) -> None:
+    files = {
+        f"{name}_file": tmp_path / name
+        for name in ("public_key", "metadata_key", "private_key", "passphrase")
+    }
+    settings = Settings.model_validate({"repository": {"url": f"file://{tmp_path}", **files}})
+    kept = without_secrets_of_others(settings).repository.model_dump(exclude_none=True)
+    assert {name for name in kept if name.endswith("_file")} == {"public_key_file"}
 
 
 @pytest.mark.parametrize(("concurrency", "spare"), [(1, 1), (8, 1), (16, 2), (64, 8)])

@@ -29,7 +29,7 @@ from workers.node.metrics import WorkerMetrics
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import node_name, register_stream_task, report_to
 from workers.repository import load_worker_keys, open_store
-from workers.settings import MetricsSettings, Settings, load_settings
+from workers.settings import PASSPHRASE, MetricsSettings, Settings, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,19 @@ class Heartbeat:
             log.warning("%s", error)
 
 
+def start_without_passphrase() -> None:
+    """Becomes the same program without it, as the kernel keeps and shows the environment of a start."""
+    if PASSPHRASE in os.environ:
+        kept = {name: value for name, value in os.environ.items() if name != PASSPHRASE}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
+
+
 def without_secrets_of_others(settings: Settings) -> Settings:
     """The settings as a worker may have them: the keys that read backups are not even named.
 
     One configuration file may serve a whole machine. What the worker has no use for, it forgets, its
     children never see, and it says so.
     """
-    os.environ.pop("CBTFLEET_PASSPHRASE", None)
     repository = settings.repository
     if repository.private_key_file is not None and repository.private_key_file.exists():
         log.warning(
@@ -186,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--concurrency", type=int)
     given = parser.parse_args(arguments)
+    start_without_passphrase()
     start_logging()
     try:
         settings = without_secrets_of_others(load_settings(given.config))

@@ -24,7 +24,7 @@ from workers.repository.key_files import (
 )
 from workers.repository.keys import MetadataKeys, PrivateKeys, WorkerKeys
 from workers.repository.store import Store
-from workers.settings import RepositorySettings, read_secret_file
+from workers.settings import PASSPHRASE, RepositorySettings, read_secret_file
 
 
 def load_worker_keys(store: Store, settings: RepositorySettings) -> WorkerKeys:
@@ -88,7 +88,7 @@ def configured_passphrase(
     """From `passphrase_file`, else CBTFLEET_PASSPHRASE, else None. Raises ConfigurationError."""
     if settings.passphrase_file is not None:
         return read_secret_file(settings.passphrase_file, "repository.passphrase_file")
-    return environ.get("CBTFLEET_PASSPHRASE") or None
+    return environ.get(PASSPHRASE) or None
 
 
 def _plain_keys(config: PlainConfig, settings: RepositorySettings) -> PrivateKeys:

@@ -87,6 +87,17 @@ def test_a_late_release_keeps_disk_and_slot(export: Any, nbd: Any) -> None:
     assert entry["freed"] - entry["closed"] >= 0.5
 
 
+def test_a_late_end_lets_a_client_that_disconnects_wait(export: Any, nbd: Any) -> None:
+    pool, _, info, _ = export
+    pool.add_fault(nbd="late_end", seconds=0.5)
+    client = nbd(info)
+    client.open(info)
+    began = time.monotonic()
+    client.request(2)
+    assert client.eof()
+    assert time.monotonic() - began >= 0.5
+
+
 def test_a_peer_that_vanished_holds_its_slot_until_the_service_stops(export: Any, nbd: Any) -> None:
     pool, api, info, snapshot = export
     [host] = api.host.get_all()

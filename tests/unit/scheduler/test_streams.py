@@ -15,6 +15,7 @@ from workers.fleet import Grant, Ledger, LedgerUnreachable
 from workers.repository import ClockWrong, PackWriter, Store
 from workers.stream.reports import NoReports
 from workers.stream.stream import run_stream
+from workers.xenapi import Session
 
 SPEC = PoolSpec(
     hosts=1,
@@ -64,6 +65,37 @@ def test_a_slot_rests_longer_when_nobody_saw_the_host_let_go(site: Site, cancell
     assert (slot.expires_in > timing.linger) is cancelled
     [disk] = site.ledger.progress(run).disks
     assert (disk.state, disk.attempts) == ("cancelled" if cancelled else "complete", 0)
+
+
+def test_a_host_that_does_not_end_the_connection_has_not_let_go_of_the_disk(site: Site) -> None:
+    """It may still count it: the slot rests for as long as after any other bad end."""
+    run = site.submit()
+    grant = first_grant(site, run)
+    site.pool.add_fault(nbd="late_end", seconds=5)
+    deadlines = replace(site.stream_context.deadlines, close=0.3)
+    run_stream(replace(site.stream_context, deadlines=deadlines), grant)
+    slot = site.ledger.slots(grant.pool, grant.host)[grant.slot]
+    timing = site.ledger.timing
+    assert slot.state == "QUARANTINE"
+    assert slot.expires_in > timing.linger
+    [disk] = site.ledger.progress(run).disks
+    assert (disk.state, disk.attempts) == ("complete", 0)
+
+
+def test_an_export_that_is_larger_than_what_was_planned_is_not_read(site: Site) -> None:
+    """Its plan knows nothing of the rest, and the restore point would lack it."""
+    run = site.submit()
+    grant = first_grant(site, run)
+    [disk] = site.ledger.progress(run).disks
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        snapshot = session.call("VDI.get_by_uuid", site.pool.leftovers()["vdi_snapshots"][0]["uuid"])
+        session.call("VDI.resize", snapshot, 6 << 20)
+    run_stream(site.stream_context, grant)
+    [disk] = site.ledger.progress(run).disks
+    assert (disk.state, disk.done) == ("failed", 0)
+    assert disk.error is not None
+    assert f"the host exports {6 << 20} bytes but the plan is for {4 << 20}" in disk.error
+    assert list(site.store.list("packs/")) == []
 
 
 class LedgerAway:
