@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +113,31 @@ def test_a_lease_that_had_passed_is_not_taken_back_by_a_late_renewal() -> None:
     assert keeper.lost
 
 
+def test_a_lease_counts_from_the_sending_of_what_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger's lease began somewhere between sending and answer: nobody knows where."""
+    now = 100.0
+    monkeypatch.setattr("workers.stream.lease.time", SimpleNamespace(monotonic=lambda: now))
+    ledger = SlowLedger([True, "down"])
+    keeper = keeper_of(ledger, claimed=now)
+    renew = ledger.renew
+
+    def late(grants: Sequence[Grant], owner: str) -> list[bool]:
+        nonlocal now
+        if ledger.renewed:
+            keeper._end.set()
+        else:
+            now += 0.6
+        return renew(grants, owner)
+
+    monkeypatch.setattr(ledger, "renew", late)
+    now += 0.3
+    keeper._renew()  # without the watching thread
+    now = 100.3 + TIMING.cut_after - 0.01
+    assert keeper.still_ours()
+    now = 100.3 + TIMING.cut_after
+    assert not keeper.still_ours()
+
+
 @pytest.mark.parametrize("trouble", ["hang", "down"])
 def test_the_cut_does_not_wait_for_redis(trouble: bool | str) -> None:
     ledger = SlowLedger([trouble])
@@ -150,9 +176,10 @@ def test_a_fence_is_heard_with_a_renewal() -> None:
 
 @pytest.mark.parametrize("verdict", [Verdict.CANCEL, Verdict.DRAIN])
 def test_a_transfer_is_told_and_ends_by_itself(verdict: Verdict) -> None:
-    work = Work()
-    with keeper_of(SlowLedger([True], verdict=verdict)) as keeper:
+    work, ledger = Work(), SlowLedger([True])
+    with keeper_of(ledger) as keeper:
         keeper.transferring(work)
+        ledger.verdict = verdict
         eventually(lambda: work.told)
         assert work.told[0] is verdict
         assert keeper.stopped is None

@@ -253,6 +253,35 @@ def test_told_to_drain_it_finishes_what_it_has_begun_whatever_the_ledger_still_o
     assert transfer.waiting_since is None
 
 
+def test_a_batch_is_committed_when_its_pack_is_stored_and_not_before() -> None:
+    disk, plan = disk_and_plan(8, 5 * BATCH_BLOCKS, 1.0)
+    happened: list[str] = []
+
+    class Noting(Batches):
+        def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+            happened.append(f"committed {batch}")
+            return super().commit(batch, read_bytes, stored_bytes)
+
+    def put(pack: Pack) -> None:
+        happened.append(f"stored {pack.key.removeprefix('packs/')}")
+
+    Transfer(MemoryConnection(disk), plan, Noting(plan), PlainPack, put).run()  # type: ignore[arg-type]
+    assert happened == [f"{what} {batch}" for batch in range(5) for what in ("stored", "committed")]
+
+
+def test_a_batch_whose_pack_the_store_did_not_take_is_not_committed() -> None:
+    disk, plan = disk_and_plan(9, 4 * BATCH_BLOCKS, 1.0)
+    batches = Batches(plan)
+
+    def put(pack: Pack) -> None:
+        if pack.key == "packs/1":
+            raise StoreDown("the store is down")
+
+    with pytest.raises(StoreDown):
+        Transfer(MemoryConnection(disk), plan, batches, PlainPack, put).run()  # type: ignore[arg-type]
+    assert list(batches.committed) == [0]
+
+
 def test_a_lost_connection_is_raised_and_nothing_after_it_is_committed() -> None:
     disk, plan = disk_and_plan(3, 6 * BATCH_BLOCKS, 1.0)
     batches = Batches(plan)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +13,7 @@ from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.steps import do_step
 from tests.unfit_machine import with_bad_memory
 from tests.unit.scheduler.conftest import Site
-from workers.fleet import Grant, Ledger, LedgerUnreachable
+from workers.fleet import DiskWork, Grant, Ledger, LedgerUnreachable
 from workers.repository import ClockWrong, PackWriter, Store
 from workers.stream.reports import NoReports
 from workers.stream.stream import run_stream
@@ -165,3 +167,37 @@ def test_a_machine_that_is_at_fault_is_named_before_its_batches_are_given_back_a
     assert site.ledger.slots(grant.pool, grant.host)[grant.slot].state == "QUARANTINE"
     [disk] = site.ledger.progress(run).disks
     assert (disk.state, disk.attempts, disk.done, disk.error) == ("streaming", 0, 0, why)
+
+
+class LateClaim(LedgerAway):
+    """The answer to the claim comes when the lease that it gave is over."""
+
+    def __init__(self, ledger: Ledger, wait: Callable[[], None]) -> None:
+        super().__init__(ledger)
+        self._wait = wait
+
+    def claim(self, grant: Grant, owner: str) -> DiskWork | None:
+        work = self._ledger.claim(grant, owner)
+        self._wait()
+        return work
+
+
+def test_who_hears_too_late_that_a_slot_is_his_does_not_connect(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that is put forward: a lease is half a minute."""
+    passed = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed, sleep=time.sleep)
+    monkeypatch.setattr("workers.stream.stream.time", clock)
+    monkeypatch.setattr("workers.stream.lease.time", clock)
+
+    def wait() -> None:
+        nonlocal passed
+        passed += site.ledger.timing.cut_after
+
+    run = site.submit()
+    grant = first_grant(site, run)
+    run_stream(replace(site.stream_context, ledger=LateClaim(site.ledger, wait)), grant)  # type: ignore[arg-type]
+    assert site.pool.log()["connections"] == []
+    [disk] = site.ledger.progress(run).disks
+    assert (disk.state, disk.done) == ("streaming", 0)
