@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := workers scheduler infra tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-fleet faults model clean
+.PHONY: help demo test check bench bench-fleet faults model mutants clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ faults: $(READY)  ## fault schedules on real processes (N=200 schedules from SEE
 model: $(READY)  ## check the model of slots, leases and barrier with spin (ARGS="barrier" chooses rows)
 	@tests/debian-packages.sh
 	@$(BIN)/python -m tests.model.run $(ARGS)
+
+mutants: $(READY)  ## break lines that guard data, each in a copy, and see their tests fail (ARGS="lease scheduler/" chooses)
+	@$(BIN)/python -m tests.mutants --jobs $(or $(JOBS),2) $(ARGS)
 
 clean:  ## remove caches and build leftovers (to set up anew: rm -rf .venv)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

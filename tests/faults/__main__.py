@@ -18,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.faults.tree import copy_sources
+from tests.source_tree import CODE, copy_sources
 
 LONGEST = 420.0
 """Seconds for one schedule. Its own bounds are shorter: this one finds a driver that hangs."""
+
+TREE = (*CODE, "tests/faults", "tests/__init__.py", "tests/source_tree.py")
 
 Line = dict[str, Any]
 
@@ -112,7 +114,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     report = given.report or folder / "report.jsonl"
     shutil.rmtree(folder / "tree", ignore_errors=True)
-    tree = copy_sources((folder / "tree").absolute())
+    tree = copy_sources((folder / "tree").absolute(), parts=TREE)
     lines: list[Line] = []
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)

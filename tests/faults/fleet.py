@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.plan import Schedule
-from tests.faults.servers import ROOT, BucketStore, FolderStore, Pool, RedisServer
+from tests.faults.servers import BucketStore, FolderStore, Pool, RedisServer
+from tests.source_tree import ROOT
 
 PASSPHRASE = "correct horse battery staple"
 

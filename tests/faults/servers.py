@@ -21,7 +21,8 @@ from typing import Any
 
 import redis
 
-ROOT = Path(__file__).parents[2]
+from tests.source_tree import ROOT
+
 PATIENCE = 30.0
 
 

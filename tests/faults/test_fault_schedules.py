@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.__main__ import Line, play, summary
+from tests.faults.__main__ import TREE, Line, play, summary
 from tests.faults.opens import blocks_read, most_at_once, most_opens
 from tests.faults.plan import KINDS, PAUSES, draw
 from tests.faults.samples import Look, longest_rest
-from tests.faults.tree import copy_sources
+from tests.source_tree import copy_sources
 
 SEEDS = (4488, 2170)
 """Small ones, with a file store."""
@@ -33,8 +33,8 @@ TOO_EARLY = {
 def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Line]:
     """Lines by name; two schedules at a time."""
     folder = tmp_path_factory.mktemp("faults")
-    tree = copy_sources(folder / "tree")
-    broken = copy_sources(folder / "broken-tree", TOO_EARLY)
+    tree = copy_sources(folder / "tree", parts=TREE)
+    broken = copy_sources(folder / "broken-tree", TOO_EARLY, parts=TREE)
     with ThreadPoolExecutor(2) as pool:
         running = {
             "broken": pool.submit(play, BROKEN_SEED, folder / "broken", broken),

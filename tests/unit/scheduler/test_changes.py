@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,13 +38,13 @@ LAST = DiskPoint(
 class Pool:
     """Answers the four calls; `answer` is what list_changed_blocks gives."""
 
-    def __init__(self, answer: str = "", sr: str = "sr", size: int = 8 * MiB) -> None:
+    def __init__(self, answer: str = "", sr: str = "sr", size: int = 8 * MiB, base_cbt: bool = True) -> None:
         self._answer = answer
         self._records: dict[str, Any] = {
             "VDI.get_by_uuid": "base",
             "VDI.get_record": {
                 "SR": "sr-ref",
-                "cbt_enabled": True,
+                "cbt_enabled": base_cbt,
                 "virtual_size": str(size),
                 "snapshot_time": "20260101T03:04:05Z",
                 "uuid": "u-base",
@@ -95,6 +96,14 @@ def test_a_disk_on_another_storage_repository_is_not_asked_about() -> None:
     changes = changes_since(Pool("not asked", sr="other"), DISK, LAST, None)  # type: ignore[arg-type]
     assert changes.mode == "full"
     assert "moved to another storage repository" in str(changes.reason)
+
+
+@pytest.mark.parametrize(("base_cbt", "new_cbt"), [(False, True), (True, False)])
+def test_without_tracking_at_both_ends_the_pool_is_not_asked(base_cbt: bool, new_cbt: bool) -> None:
+    disk = dataclasses.replace(DISK, cbt_enabled=new_cbt)
+    changes = changes_since(Pool("not asked", base_cbt=base_cbt), disk, LAST, None)  # type: ignore[arg-type]
+    assert changes.mode == "full"
+    assert "tracking was off at one of the two snapshots" in str(changes.reason)
 
 
 def test_a_failure_that_a_full_would_not_heal_is_no_full() -> None:

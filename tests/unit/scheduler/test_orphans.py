@@ -165,6 +165,23 @@ def test_what_others_made_is_left_alone(site: Site) -> None:
     assert len(site.pool.leftovers()["vm_snapshots"]) == 3
 
 
+def test_what_a_run_of_another_repository_made_is_left_alone(site: Site) -> None:
+    """Two fleets with a repository each back the same pool up: the other's base, and its snapshot at work."""
+    theirs = set()
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        for vdi, is_base in zip(site.disks, (True, False), strict=True):
+            ref = session.call("VDI.snapshot", session.call("VDI.get_by_uuid", vdi))
+            uuid = session.call("VDI.get_uuid", ref)
+            run = "20261122T010203Z-3fa9c1"
+            OwnershipTag(run, "another repository", uuid, "vm", vdi, "Running").write(session, ref)
+            if is_base:
+                session.call("VDI.data_destroy", ref)
+            theirs.add(uuid)
+    assert kinds(site) == []
+    assert site.night()["warnings"] == []
+    assert theirs <= {each["uuid"] for each in site.pool.leftovers()["vdi_snapshots"]}
+
+
 def test_a_snapshot_of_ours_that_somebody_attached_to_a_vm_stays(site: Site) -> None:
     site.pool.add_fault(xapi="VDI.destroy", failure=["SR_BACKEND_FAILURE_202", "", "busy", ""], count=2)
     late = take_snapshot(site, snapshot_name(site.night()["run"]))
