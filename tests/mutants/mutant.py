@@ -1,7 +1,7 @@
 """Mutants: lines that guard data, each with what breaks it and the tests that must see that.
 
 A line belongs here when without it a backup would be lost, wrong or readable, and nothing else would say so.
-They stand in the `.toml` files of this folder, one for each part of the house.
+They stand in the `.toml` files of this folder, one for each part of the code.
 """
 
 from __future__ import annotations

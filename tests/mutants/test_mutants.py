@@ -91,7 +91,7 @@ def test_a_text_that_is_not_there_once_names_its_row(check: Check, text: str, ti
         check.whole([moved], 1)
 
 
-def test_tests_that_fail_without_a_mutant_are_no_witnesses(check: Check, tmp_path: Path) -> None:
+def test_tests_that_fail_in_a_whole_tree_show_nothing(check: Check, tmp_path: Path) -> None:
     (tmp_path / "root" / "workers" / "sums.py").write_text("def add(a, b):\n    return a + b + 1\n")
     with pytest.raises(CannotCheck, match="in a tree that is whole, tests of the table do not pass"):
         check.whole([with_tests("test_a_sum")], 1)
