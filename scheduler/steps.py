@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -19,10 +20,11 @@ from celery import Celery, Task
 
 from scheduler.context import ControlContext
 from scheduler.finishing.after_run import after_run
-from scheduler.finishing.steps import end_run, finish_vm
+from scheduler.finishing.steps import end_run, failed_result, finish_vm
 from scheduler.planning.concurrency import WaitsForPermit
 from scheduler.planning.steps import plan_run, plan_vm
 from scheduler.retry import TRANSIENT, with_retries
+from scheduler.runs.facts import VmInHand, keep_run_facts, run_facts
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import STEP_QUEUE, STEP_TASK, Step
@@ -128,20 +130,21 @@ def _record_failure(context: ControlContext, step: Step, line: str) -> None:
     """Lets the run go on, or end, without what this step should have done."""
     ledger = context.ledger
     if step.name == PLAN_RUN:
-        ledger.set_run_facts(step.run, {**ledger.run_facts(step.run), "error": line})
+        keep_run_facts(ledger, step.run, replace(run_facts(ledger, step.run), error=line))
         ledger.add_vms(step.run, {})
     elif step.name in (PLAN_VM, FINISH_VM):
-        facts = ledger.vm_facts(step.run, step.subject)
-        facts["error"] = f'VM "{facts["name"]}": {line}'
-        ledger.set_vm_facts(step.run, step.subject, facts)
+        vm = VmInHand.from_ledger(ledger, step.run, step.subject)
+        vm.facts = replace(vm.facts, error=f'VM "{vm.facts.name}": {line}')
         if step.name == PLAN_VM:
+            vm.keep()
             ledger.start_vm(step.run, step.subject, [])
         else:
-            ledger.finish_vm(step.run, step.subject, facts)
+            vm.finish()
     else:
-        summed_up = ledger.run_facts(step.run).get("result", {"run": step.run, "disks": []})
-        result = {**summed_up, "status": "failed", "error": line}
-        ledger.end_run(step.run, result)
+        facts = run_facts(ledger, step.run)
+        result = failed_result(step.run, facts, line) if facts.result is None else facts.result
+        result = replace(result, status="failed", error=line)
+        ledger.end_run(step.run, result.write())
         after_run(context, result)
 
 

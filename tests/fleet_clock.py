@@ -76,8 +76,8 @@ class Fleet:
         for host, cap in (caps or {"h1": 16}).items():
             self.ledger.set_host("lab", host, cap)
         self.ledger.node_alive("node", processes)
-        self.ledger.create_run("run", {})
-        self.ledger.add_vms("run", {"vm": {}})
+        self.ledger.create_run("run", b"")
+        self.ledger.add_vms("run", {"vm": b""})
         self.ledger.start_vm("run", "vm", disks)
 
     def hold(self, *, owner: str = "node/1", limit: int = 1) -> Grant:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
@@ -12,6 +13,7 @@ from scheduler.commands.results import exit_code, outcome, show_result
 from scheduler.connections import open_ledger
 from scheduler.policies.requests import RunRequest, request_for_vms, request_from_policy
 from scheduler.runs.submit import submit_run, wait_for_run
+from scheduler.runs.values import RunResult
 from scheduler.terminal.progress_view import ProgressView
 from scheduler.terminal.waiting import WaitingHints
 from workers.errors import CancelledError, ConfigurationError
@@ -50,10 +52,10 @@ def backup(
             )
             return
         result = _wait(ledger, run)
-    if result.get("error"):
-        note(f"cbtfleet: {result['error']}")
-    invocation.answer(outcome(result), lambda console: show_result(console, result | {"error": None}))
-    end(exit_code(result["status"]))
+    if result.error:
+        note(f"cbtfleet: {result.error}")
+    invocation.answer(outcome(result), lambda console: show_result(console, replace(result, error=None)))
+    end(exit_code(result.status))
 
 
 class WaitEnded(CancelledError):
@@ -74,7 +76,7 @@ def choose(settings: Settings, policy: str | None, pool: str | None, vms: Sequen
     return request_from_policy(settings, policy or _only(settings.policies, "policy"))
 
 
-def _only(named: dict[str, Any], what: str) -> str:
+def _only(named: Mapping[str, object], what: str) -> str:
     if len(named) == 1:
         return next(iter(named))
     if not named and what == "policy":
@@ -85,7 +87,7 @@ def _only(named: dict[str, Any], what: str) -> str:
     raise ConfigurationError(f"say which {what} with --{what}; the configuration has: {known}")
 
 
-def _wait(ledger: Ledger, run: str) -> dict[str, Any]:
+def _wait(ledger: Ledger, run: str) -> RunResult:
     note(f"run {run} submitted")
     try:
         hints = WaitingHints(ledger)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +18,19 @@ from scheduler.pool_objects.snapshots import GRACE
 from scheduler.terminal.tables import TextTable
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.settings import Settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something that is left on a pool; `stays`: why it is still there."""
+
+    pool: str
+    kind: str
+    uuid: str
+    name: str
+    run: str
+    why: str
+    stays: str | None
 
 
 def cleanup(
@@ -41,16 +55,16 @@ def cleanup(
     for line in silent:
         note(f"cbtfleet: {line}")
     invocation.answer(
-        {"dry_run": dry_run, "leftovers": rows, "errors": silent},
+        {"dry_run": dry_run, "leftovers": [asdict(row) for row in rows], "errors": silent},
         lambda console: _show(console, rows, dry_run),
     )
-    if silent or (not dry_run and any(row["stays"] for row in rows)):
+    if silent or (not dry_run and any(row.stays for row in rows)):
         end(FAILED)
 
 
-def _clean(settings: Settings, pools: list[str], dry_run: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def _clean(settings: Settings, pools: list[str], dry_run: bool) -> tuple[list[Row], list[str]]:
     """A row for each leftover, and a line for each pool that could not be looked at."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     silent: list[str] = []
     with open_ledger(settings) as ledger, open_repository(settings) as repository:
         context = ControlContext(settings, ledger, repository, "cleanup")
@@ -70,28 +84,20 @@ def _clean(settings: Settings, pools: list[str], dry_run: bool) -> tuple[list[di
     return rows, silent
 
 
-def _row(pool: str, removed: Removed) -> dict[str, Any]:
+def _row(pool: str, removed: Removed) -> Row:
     each = removed.orphan
-    return {
-        "pool": pool,
-        "kind": each.kind,
-        "uuid": each.uuid,
-        "name": each.name,
-        "run": each.run,
-        "why": each.why,
-        "stays": removed.error,
-    }
+    return Row(pool, each.kind, each.uuid, each.name, each.run, each.why, removed.error)
 
 
-def _show(console: Console, rows: list[dict[str, Any]], dry_run: bool) -> None:
+def _show(console: Console, rows: list[Row], dry_run: bool) -> None:
     if not rows:
         console.print("Nothing is left on the pools by runs that have ended.")
         return
     fate = "would be removed" if dry_run else "removed"
     table = TextTable("pool", "what", "uuid", "name", "why")
     for row in rows:
-        said = f"stays: {row['stays']}" if row["stays"] else f"{fate}: {row['why']}"
-        table.add_row(row["pool"], row["kind"], row["uuid"], row["name"], said)
+        said = f"stays: {row.stays}" if row.stays else f"{fate}: {row.why}"
+        table.add_row(row.pool, row.kind, row.uuid, row.name, said)
     console.print(str(table), markup=False)
-    stay = sum(row["stays"] is not None for row in rows)
+    stay = sum(row.stays is not None for row in rows)
     console.print(f"{len(rows) - stay} {fate}, {stay} {'would stay' if dry_run else 'stay'}.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -85,7 +85,7 @@ def _decisions(
     return [each for name, policy in policies.items() for each in decide_by_policy(repository, name, policy)]
 
 
-def _describe(point: Point) -> dict[str, Any]:
+def _describe(point: Point) -> Mapping[str, object]:
     return {
         "id": point.id,
         "vm": point.vm,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -49,7 +49,7 @@ def points_of(repository: Repository, vm: str | None) -> list[Point]:
     return found
 
 
-def describe(point: Point) -> dict[str, Any]:
+def describe(point: Point) -> Mapping[str, object]:
     return {
         "id": point.id,
         "vm": point.vm,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
 from scheduler.commands.invocation import CANCELLED, FAILED
+from scheduler.runs.values import ResultRow, RunResult
 from scheduler.terminal.tables import TextTable, duration, size
 
 DISK_FIELDS = (
@@ -25,65 +27,81 @@ DISK_FIELDS = (
 )
 
 
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in a list of runs. `status` is a result's, or the state of a run that goes on."""
+
+    run: str
+    status: str
+    policy: str | None
+    pool: str
+    started: str
+    ended: str | None
+    error: str | None
+    disks: int
+    failed_disks: int
+    read_bytes: int
+    stored_bytes: int
+
+
 def exit_code(status: str) -> int:
     return {"succeeded": 0, "cancelled": CANCELLED}.get(status, FAILED)
 
 
-def outcome(result: Mapping[str, Any]) -> dict[str, Any]:
+def outcome(result: RunResult) -> Mapping[str, Any]:
     """A result with exactly the fields that `backup --wait --json` promises, and, as in every failed
     command's object, the `error` when the run failed as a whole.
 
     Every row is a disk: that a drive was empty, or a VM had none, only `status RUN` says.
     """
     disks = [
-        {field: disk.get(field) for field in DISK_FIELDS}
-        for disk in result["disks"]
-        if disk.get("vdi") or not _is_skipped(disk)
+        {field: getattr(row, field) for field in DISK_FIELDS}
+        for row in result.disks
+        if row.vdi or not row.is_skipped
     ]
-    outcome: dict[str, Any] = {"run": result["run"], "status": result["status"], "disks": disks}
-    return outcome | ({"error": result["error"]} if result.get("error") else {})
+    said = {"run": result.run, "status": result.status, "disks": disks}
+    return said | ({"error": result.error} if result.error else {})
 
 
-def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+def summary(result: RunResult) -> RunSummary:
     """A result without its disks, for lists of runs."""
-    disks = [disk for disk in result["disks"] if not _is_skipped(disk)]
-    facts = {key: result.get(key) for key in ("run", "status", "policy", "pool", "started", "ended", "error")}
-    return facts | {
-        "disks": len(disks),
-        "failed_disks": sum(bool(disk.get("error")) for disk in disks),
-        "read_bytes": sum(disk.get("read_bytes") or 0 for disk in disks),
-        "stored_bytes": sum(disk.get("stored_bytes") or 0 for disk in disks),
-    }
+    disks = [row for row in result.disks if not row.is_skipped]
+    return RunSummary(
+        run=result.run,
+        status=result.status,
+        policy=result.policy,
+        pool=result.pool,
+        started=result.started,
+        ended=result.ended,
+        error=result.error,
+        disks=len(disks),
+        failed_disks=sum(row.error is not None for row in disks),
+        read_bytes=sum(row.read_bytes for row in disks),
+        stored_bytes=sum(row.stored_bytes for row in disks),
+    )
 
 
-def _is_skipped(disk: Mapping[str, Any]) -> bool:
-    return disk.get("mode") is None and not disk.get("error")
-
-
-def _speed(disk: Mapping[str, Any]) -> str:
-    speed = disk.get("bytes_per_second")
-    return f"{size(speed)}/s" if speed else "-"
-
-
-def show_result(console: Console, result: Mapping[str, Any]) -> None:
-    console.print(f"Run {result['run']}: {result['status']}.")
-    for line in (result.get("error"), *result.get("warnings", [])):
+def show_result(console: Console, result: RunResult) -> None:
+    console.print(f"Run {result.run}: {result.status}.")
+    for line in (result.error, *result.warnings):
         if line:
             console.print(f"  {line}", markup=False)
-    if not result["disks"]:
+    if not result.disks:
         return
     table = TextTable("VM", "disk", "mode", "changed", "read", "stored", "took", "speed", "point")
-    for disk in result["disks"]:
-        numbers = [size(disk.get(key) or 0) for key in ("changed_bytes", "read_bytes", "stored_bytes")]
-        pace = [duration(disk.get("seconds") or 0), _speed(disk)]
-        table.add_row(
-            disk["vm"], disk["vdi"] or "-", disk.get("mode") or "-", *numbers, *pace, disk.get("point") or "-"
-        )
+    for row in result.disks:
+        numbers = [size(count) for count in (row.changed_bytes, row.read_bytes, row.stored_bytes)]
+        pace = [duration(row.seconds), _speed(row)]
+        table.add_row(row.vm, row.vdi or "-", row.mode or "-", *numbers, *pace, row.point or "-")
     console.print(str(table), markup=False)
-    for disk in result["disks"]:
-        if disk.get("error"):
-            console.print(f"  {disk['vm']} {disk['vdi'] or ''}: {disk['error']}", markup=False)
-        elif disk.get("mode") == "full" and disk.get("reason"):
-            console.print(f"  {disk['vm']} {disk['vdi']}: full, because {disk['reason']}", markup=False)
-        elif disk.get("reason") and _is_skipped(disk):
-            console.print(f"  {disk['vm']} {disk['vdi'] or ''}: {disk['reason']}", markup=False)
+    for row in result.disks:
+        if row.error:
+            console.print(f"  {row.vm} {row.vdi or ''}: {row.error}", markup=False)
+        elif row.mode == "full" and row.reason:
+            console.print(f"  {row.vm} {row.vdi}: full, because {row.reason}", markup=False)
+        elif row.reason and row.is_skipped:
+            console.print(f"  {row.vm} {row.vdi or ''}: {row.reason}", markup=False)
+
+
+def _speed(row: ResultRow) -> str:
+    return f"{size(row.bytes_per_second)}/s" if row.bytes_per_second else "-"

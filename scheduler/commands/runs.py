@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note
-from scheduler.commands.results import summary
+from scheduler.commands.results import RunSummary, summary
 from scheduler.connections import open_ledger, open_repository
+from scheduler.runs.facts import results, run_facts
 from scheduler.terminal.tables import TextTable, size
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
@@ -30,10 +32,11 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     invocation = Invocation.of(context, config, as_json)
     settings = invocation.settings()
     with open_repository(settings) as repository:
-        found = {result["run"]: summary(result) for result in repository.results()}
+        found = {result.run: summary(result) for result in results(repository)}
     for going_on in _live(settings):
-        found.setdefault(going_on["run"], going_on)
-    invocation.answer({"runs": list(found.values())}, lambda console: _show(console, list(found.values())))
+        found.setdefault(going_on.run, going_on)
+    rows = list(found.values())
+    invocation.answer({"runs": [asdict(row) for row in rows]}, lambda console: _show(console, rows))
 
 
 def cancel(
@@ -82,7 +85,7 @@ def one_of(known: Sequence[str], wanted: str) -> str | None:
     return found[0] if found else None
 
 
-def _live(settings: Settings) -> list[dict[str, Any]]:
+def _live(settings: Settings) -> list[RunSummary]:
     """The runs in the ledger that have not ended; none when it cannot be asked."""
     try:
         with open_ledger(settings) as ledger:
@@ -94,39 +97,32 @@ def _live(settings: Settings) -> list[dict[str, Any]]:
         return []
 
 
-def _going_on(ledger: Ledger, run: str) -> dict[str, Any]:
-    facts, progress = ledger.run_facts(run), ledger.progress(run)
-    return {
-        "run": run,
-        "status": "cancelling" if progress.cancelled else progress.state,
-        "policy": facts["request"]["policy"],
-        "pool": facts["request"]["pool"],
-        "started": facts.get("started"),
-        "ended": None,
-        "error": None,
-        "disks": len(progress.disks),
-        "failed_disks": sum(disk.state == "failed" for disk in progress.disks),
-        "read_bytes": sum(disk.read_bytes for disk in progress.disks),
-        "stored_bytes": sum(disk.stored_bytes for disk in progress.disks),
-    }
+def _going_on(ledger: Ledger, run: str) -> RunSummary:
+    facts, progress = run_facts(ledger, run), ledger.progress(run)
+    return RunSummary(
+        run=run,
+        status="cancelling" if progress.cancelled else progress.state,
+        policy=facts.request.policy,
+        pool=facts.request.pool,
+        started=facts.started,
+        ended=None,
+        error=None,
+        disks=len(progress.disks),
+        failed_disks=sum(disk.state == "failed" for disk in progress.disks),
+        read_bytes=sum(disk.read_bytes for disk in progress.disks),
+        stored_bytes=sum(disk.stored_bytes for disk in progress.disks),
+    )
 
 
-def _show(console: Console, found: Sequence[dict[str, Any]]) -> None:
+def _show(console: Console, found: Sequence[RunSummary]) -> None:
     if not found:
         console.print("No runs yet.")
         return
     table = TextTable("run", "status", "policy", "pool", "ended", "disks", "failed", "read", "stored")
     for run in found:
-        numbers = [
-            str(run["disks"]),
-            str(run["failed_disks"]),
-            size(run["read_bytes"]),
-            size(run["stored_bytes"]),
-        ]
-        table.add_row(
-            run["run"], run["status"], run["policy"] or "-", run["pool"] or "-", run["ended"] or "-", *numbers
-        )
+        numbers = [str(run.disks), str(run.failed_disks), size(run.read_bytes), size(run.stored_bytes)]
+        table.add_row(run.run, run.status, run.policy or "-", run.pool, run.ended or "-", *numbers)
     console.print(str(table), markup=False)
     for run in found:
-        if run["error"]:
-            console.print(f"  {run['run']}: {run['error']}", markup=False)
+        if run.error:
+            console.print(f"  {run.run}: {run.error}", markup=False)

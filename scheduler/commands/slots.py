@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +16,7 @@ from scheduler.hosts.host_names import HostName, host_names
 from scheduler.hosts.slot_report import troubles, waits_for
 from scheduler.terminal.tables import TextTable, duration
 from workers.errors import CbtfleetError, ConfigurationError
-from workers.fleet import Host, Ledger, UnknownToLedger
+from workers.fleet import Host, Ledger, Slot, UnknownToLedger
 from workers.settings import Settings
 
 
@@ -51,7 +52,9 @@ def slots(
             _release(invocation, ledger, found, names, release)
             return
         described = [_describe(ledger, each, names.get((each.pool, each.host), each.host)) for each in found]
-    invocation.answer({"hosts": described}, lambda console: _show(console, described))
+    invocation.answer(
+        {"hosts": [asdict(each) for each in described]}, lambda console: _show(console, described)
+    )
 
 
 def _hosts(
@@ -108,78 +111,113 @@ def _release(
     )
 
 
-def _describe(ledger: Ledger, host: Host, name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SlotRow:
+    """One slot of a host, with the names of what it is used for."""
+
+    number: int
+    state: str
+    owner: str | None
+    run: str | None
+    disk: str | None
+    vm: str | None
+    name: str | None
+    age: float
+    waits_for: str | None
+    stuck: bool
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """One host with its slots, as the command prints it."""
+
+    pool: str
+    host: str
+    name: str
+    cap: int
+    effective_cap: int
+    used: int
+    unaccounted: int
+    others: int
+    waived: int
+    lowered: int
+    closed_for: float
+    counted_ago: float | None
+    slots: list[SlotRow]
+    troubles: list[str]
+
+
+def _describe(ledger: Ledger, host: Host, name: str) -> HostRow:
     rows = ledger.slots(host.pool, host.host)
     disks = _disks(ledger, {slot.run for slot in rows if slot.run})
-    return {
-        "pool": host.pool,
-        "host": host.host,
-        "name": name,
-        "cap": host.cap,
-        "effective_cap": host.effective_cap,
-        "used": host.used,
-        "unaccounted": host.unaccounted,
-        "others": host.others,
-        "waived": host.waived,
-        "lowered": host.lowered,
-        "closed_for": host.circuit_left,
-        "counted_ago": host.counted_ago,
-        "slots": [
-            {
-                "number": slot.number,
-                "state": slot.state,
-                "owner": slot.owner or None,
-                "run": slot.run or None,
-                "disk": slot.disk or None,
-                "vm": disks.get((slot.run, slot.disk), (None, None))[0],
-                "name": disks.get((slot.run, slot.disk), (None, None))[1],
-                "age": slot.since,
-                "waits_for": waits_for(slot) or None,
-                "stuck": slot.stuck,
-            }
-            for slot in rows
-        ],
-        "troubles": troubles(host, rows, name),
-    }
+    return HostRow(
+        pool=host.pool,
+        host=host.host,
+        name=name,
+        cap=host.cap,
+        effective_cap=host.effective_cap,
+        used=host.used,
+        unaccounted=host.unaccounted,
+        others=host.others,
+        waived=host.waived,
+        lowered=host.lowered,
+        closed_for=host.circuit_left,
+        counted_ago=host.counted_ago,
+        slots=[_slot(slot, *disks.get((slot.run, slot.disk), (None, None))) for slot in rows],
+        troubles=troubles(host, rows, name),
+    )
+
+
+def _slot(slot: Slot, vm: str | None, disk: str | None) -> SlotRow:
+    return SlotRow(
+        number=slot.number,
+        state=slot.state,
+        owner=slot.owner or None,
+        run=slot.run or None,
+        disk=slot.disk or None,
+        vm=vm,
+        name=disk,
+        age=slot.since,
+        waits_for=waits_for(slot) or None,
+        stuck=slot.stuck,
+    )
 
 
 def _disks(ledger: Ledger, runs: set[str]) -> dict[tuple[str, str], tuple[str | None, str | None]]:
     """VM's and disk's name by run and disk, of the runs that the ledger knows."""
-    found = {}
+    found: dict[tuple[str, str], tuple[str | None, str | None]] = {}
     for run in runs:
         try:
             for disk in ledger.progress(run).disks:
-                found[run, disk.disk] = (disk.facts.get("vm_name"), disk.facts.get("name"))
+                found[run, disk.disk] = (disk.facts.vm_name, disk.facts.name)
         except UnknownToLedger:
             continue
     return found
 
 
-def _show(console: Console, hosts: Sequence[dict[str, Any]]) -> None:
+def _show(console: Console, hosts: Sequence[HostRow]) -> None:
     if not hosts:
         console.print("No host is known: nothing was backed up since Redis was empty.")
     for host in hosts:
-        counted = (
-            "not counted" if host["counted_ago"] is None else f"counted {duration(host['counted_ago'])} ago"
-        )
-        others = f", {host['others']} of other programs" if host["others"] else ""
+        counted = "not counted" if host.counted_ago is None else f"counted {duration(host.counted_ago)} ago"
+        others = f", {host.others} of other programs" if host.others else ""
         console.print(
-            f"Host {host['name']} ({host['host']}) of pool {host['pool']}: {host['used']} of"
-            f" {host['effective_cap']} in use, cap {host['cap']}{others}; {counted}",
+            f"Host {host.name} ({host.host}) of pool {host.pool}: {host.used} of"
+            f" {host.effective_cap} in use, cap {host.cap}{others}; {counted}",
             markup=False,
         )
         table = TextTable("slot", "state", "for", "owner", "run", "VM", "disk", "waits for")
-        for slot in host["slots"]:
+        for slot in host.slots:
             table.add_row(
-                str(slot["number"]),
-                "STUCK" if slot["stuck"] else slot["state"],
-                "-" if slot["state"] == "FREE" else duration(slot["age"]),
-                slot["owner"] or "-",
-                slot["run"] or "-",
-                slot["vm"] or "-",
-                slot["name"] or slot["disk"] or "-",
-                slot["waits_for"] or "-",
+                str(slot.number),
+                "STUCK" if slot.stuck else slot.state,
+                "-" if slot.state == "FREE" else duration(slot.age),
+                slot.owner or "-",
+                slot.run or "-",
+                slot.vm or "-",
+                slot.name or slot.disk or "-",
+                slot.waits_for or "-",
             )
         console.print(str(table), markup=False)
-        for line in host["troubles"]:
+        for line in host.troubles:
             console.print(f"  {line}", markup=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +15,9 @@ from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
 from scheduler.commands.results import show_result
 from scheduler.commands.runs import NoSuchRun, find_run, one_of
 from scheduler.connections import open_ledger, open_repository
+from scheduler.runs.facts import result_in_ledger, result_of
 from scheduler.runs.submit import wait_for_run
+from scheduler.runs.values import RunResult
 from scheduler.terminal.progress_view import ProgressView, Totals, disk_rows, rate_so_far, summary_line
 from scheduler.terminal.waiting import WaitingHints
 from workers.errors import CbtfleetError
@@ -45,39 +48,39 @@ def status(
             return
         if watch:
             _follow(ledger, found)
-        progress, result = ledger.progress(found), ledger.run_result(found)
+        progress, result = ledger.progress(found), result_in_ledger(ledger, found)
     invocation.answer(
         {
             "run": found,
             "state": progress.state,
             "cancelled": progress.cancelled,
             "disks": [_describe(disk) for disk in progress.disks],
-            "result": result,
+            "result": None if result is None else result.members(),
         },
         lambda console: _show(console, found, progress, result),
     )
 
 
-def _kept(settings: Settings, run: str | None) -> dict[str, Any] | None:
+def _kept(settings: Settings, run: str | None) -> RunResult | None:
     """The result of a run that the ledger does not know any more."""
     try:
         with open_repository(settings) as repository:
             found = None if run is None else one_of(sorted(repository.run_names()), run)
-            return None if found is None else repository.result(found)
+            return None if found is None else result_of(repository, found)
     except NoSuchRun:
         raise
     except CbtfleetError:  # here is no key to the repository, say: then there is only the ledger
         return None
 
 
-def _answer_kept(invocation: Invocation, result: dict[str, Any]) -> None:
+def _answer_kept(invocation: Invocation, result: RunResult) -> None:
     invocation.answer(
         {
-            "run": result["run"],
+            "run": result.run,
             "state": "ended",
-            "cancelled": result["status"] == "cancelled",
+            "cancelled": result.status == "cancelled",
             "disks": [],
-            "result": result,
+            "result": result.members(),
         },
         lambda console: show_result(console, result),
     )
@@ -94,23 +97,23 @@ def _follow(ledger: Ledger, run: str) -> None:
         ) from error
 
 
-def _describe(disk: DiskProgress) -> dict[str, Any]:
+def _describe(disk: DiskProgress) -> Mapping[str, object]:
     return {
         "vdi": disk.disk,
         "vm_uuid": disk.vm,
-        "name": disk.facts.get("name"),
-        "mode": disk.facts.get("mode"),
+        "name": disk.facts.name,
+        "mode": disk.facts.mode,
         "state": disk.state,
         "batches": disk.batches,
         "done": disk.done,
-        "changed_bytes": disk.facts.get("changed_bytes"),
+        "changed_bytes": disk.facts.changed_bytes,
         "read_bytes": disk.read_bytes,
         "stored_bytes": disk.stored_bytes,
         "error": disk.error,
     }
 
 
-def _show(console: Console, run: str, progress: RunProgress, result: dict[str, Any] | None) -> None:
+def _show(console: Console, run: str, progress: RunProgress, result: RunResult | None) -> None:
     if result is not None:
         show_result(console, result)
         return

@@ -7,31 +7,30 @@ only after it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from scheduler.context import ControlContext
 from scheduler.finishing.forgetting import decide_by_policy, forget
 from scheduler.hooks import AFTER_RUN, run_hook
 from scheduler.notifications import compose, notify, parse_notifications
 from scheduler.policies.policy import Policy, parse_policies
+from scheduler.runs.values import RunResult
 from workers.errors import CbtfleetError
 
 log = logging.getLogger(__name__)
 
 
-def after_run(context: ControlContext, result: Mapping[str, Any]) -> None:
+def after_run(context: ControlContext, result: RunResult) -> None:
     """Raises nothing: what fails is logged, and told in the notification."""
     try:
         _after_run(context, result)
     except CbtfleetError as error:
-        log.error("after run %s: %s", result["run"], error)
+        log.error("after run %s: %s", result.run, error)
     except Exception:
-        log.exception("after run %s: unexpected", result["run"])
+        log.exception("after run %s: unexpected", result.run)
 
 
-def _after_run(context: ControlContext, result: Mapping[str, Any]) -> None:
-    name = result.get("policy")
+def _after_run(context: ControlContext, result: RunResult) -> None:
+    name = result.policy
     policy = parse_policies(context.settings).get(name) if name else None
     troubles: list[str] = []
     forgotten: list[str] = []
@@ -45,7 +44,7 @@ def _after_run(context: ControlContext, result: Mapping[str, Any]) -> None:
         except Exception as error:  # noqa: BLE001 said in the notification; the run must not suffer
             troubles.append(_said(error))
     for line in troubles:
-        log.error("after run %s: %s", result["run"], line)
+        log.error("after run %s: %s", result.run, line)
     notify(parse_notifications(context.settings), compose(result, troubles, len(forgotten)))
 
 
@@ -56,18 +55,23 @@ def _said(error: Exception) -> str:
     return f"unexpected {type(error).__name__}; the scheduler's log has the details"
 
 
-def _forget(context: ControlContext, name: str, policy: Policy, result: Mapping[str, Any]) -> list[str]:
+def _forget(context: ControlContext, name: str, policy: Policy, result: RunResult) -> list[str]:
     """The ids of the points that are forgotten: only of this run's VMs, only after everything succeeded."""
-    if policy.keep is None or result["status"] != "succeeded":
+    if policy.keep is None or result.status != "succeeded":
         return []
-    vms = {row["vm_uuid"] for row in result["disks"]}
+    vms = {row.vm_uuid for row in result.disks}
     decisions = decide_by_policy(context.repository, name, policy, vms)
     points = [decision.point for decision in decisions if not decision.kept_by]
     forget(context.repository, points)
     return [point.id for point in points]
 
 
-def _run_hook(policy: Policy, result: Mapping[str, Any], forgotten: list[str]) -> None:
-    if policy.hooks.after_run and result["status"] != "skipped":
-        facts = {"run": result["run"], "policy": result["policy"], "result": result, "forgotten": forgotten}
-        run_hook(AFTER_RUN, policy.hooks.after_run, facts, policy.hooks.timeout, f"run {result['run']}")
+def _run_hook(policy: Policy, result: RunResult, forgotten: list[str]) -> None:
+    if policy.hooks.after_run and result.status != "skipped":
+        facts = {
+            "run": result.run,
+            "policy": result.policy,
+            "result": result.members(),
+            "forgotten": forgotten,
+        }
+        run_hook(AFTER_RUN, policy.hooks.after_run, facts, policy.hooks.timeout, f"run {result.run}")

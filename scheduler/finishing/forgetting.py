@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from scheduler.policies.policy import Policy
 from scheduler.policies.retention import Decision, decide
+from scheduler.runs.facts import opened_run
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.repository import DamagedObject, Point, Repository
 
@@ -71,8 +72,8 @@ def forget(repository: Repository, points: Sequence[Point]) -> None:
 
 def vms_at_work(repository: Repository) -> set[str]:
     """The VMs (uuids) of every run that has not ended, also of one that Redis has forgotten."""
-    open_runs = (repository.open_facts(run) for run in list(repository.open_runs()))
-    return {vm for facts in open_runs if facts is not None for vm in facts.get("vms", {})}
+    open_runs = (opened_run(repository, run) for run in list(repository.open_runs()))
+    return {vm for opened in open_runs if opened is not None for vm in opened.vms}
 
 
 def _by_vm(repository: Repository, vms: Collection[str] | None) -> dict[str, list[Point]]:

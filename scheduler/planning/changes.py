@@ -19,6 +19,7 @@ from scheduler.planning.cbt_log import may_lack_writes, why_it_went_off
 from scheduler.pool_objects.snapshots import DiskSnapshot
 from workers.errors import CbtfleetError
 from workers.extents import Plan
+from workers.fleet import Mode
 from workers.repository import DiskPoint, Point
 from workers.xenapi import Session, XapiFailure, is_gone
 
@@ -40,7 +41,7 @@ class Changes:
     """A plan, the mode it amounts to, why it is a full if it is one, and what it builds upon."""
 
     plan: Plan
-    mode: str
+    mode: Mode
     reason: str | None
     parent: DiskPoint | None
 

@@ -51,10 +51,6 @@ class Skipped:
     elsewhere: bool = False
     """The run backs the disk up with another VM."""
 
-    def as_facts(self) -> dict[str, Any]:
-        facts = {"vdi": self.vdi, "name": self.name, "reason": f"skipped: {self.reason}"}
-        return {**facts, "elsewhere": True} if self.elsewhere else facts
-
 
 NO_DISK = Skipped("", None, "", "the VM has no disk")
 

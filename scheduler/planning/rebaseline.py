@@ -9,11 +9,10 @@ It spares time and space and nothing depends on it: whatever goes wrong while pl
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from workers.errors import CbtfleetError
 from workers.extents import Plan
+from workers.fleet import DiskFacts
 from workers.repository import DamagedObject, DiskPoint, PointNotFound, Repository
 
 log = logging.getLogger(__name__)
@@ -34,14 +33,12 @@ def keep_comparison(repository: Repository, run: str, name: str, plan: Plan, las
     return last.snapshot if known else None
 
 
-def compared_point(
-    repository: Repository, vm_uuid: str, disk: str, facts: Mapping[str, Any]
-) -> DiskPoint | None:
+def compared_point(repository: Repository, vm_uuid: str, disk: str, facts: DiskFacts) -> DiskPoint | None:
     """The point that the disk's blocks were compared with, by the facts of its plan.
 
     None also when it cannot be read any more: that is an error only if a block has to be taken from it.
     """
-    snapshot = facts.get("compared_with")
+    snapshot = facts.compared_with
     if snapshot is None:
         return None
     try:

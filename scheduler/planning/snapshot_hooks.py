@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from scheduler.context import ControlContext
@@ -19,38 +20,32 @@ from scheduler.hooks import AFTER_SNAPSHOT, BEFORE_SNAPSHOT, HookFailed, run_hoo
 from scheduler.policies.policy import Hooks, parse_policies
 from scheduler.policies.requests import RunRequest
 from scheduler.pool_objects.snapshots import VmSnapshot
+from scheduler.runs.facts import VmInHand
 
 log = logging.getLogger(__name__)
 
-_BEGUN = "hooks_begun"
-
 
 class SnapshotHooks:
-    """Those of one VM in one run; `facts` are the VM's, and get `warnings`."""
+    """Those of one VM in one run; the VM's facts get their `warnings`."""
 
-    def __init__(
-        self, context: ControlContext, request: RunRequest, run: str, vm_uuid: str, facts: dict[str, Any]
-    ) -> None:
-        self._context = context
-        self._run = run
-        self._vm_uuid = vm_uuid
-        self._facts = facts
-        self._about = f'VM "{facts["name"]}"'
-        self._document: dict[str, Any] = {
-            "run": run,
+    def __init__(self, context: ControlContext, request: RunRequest, vm: VmInHand) -> None:
+        self._vm = vm
+        self._about = f'VM "{vm.facts.name}"'
+        self._document: dict[str, object] = {
+            "run": vm.run,
             "policy": request.policy,
             "pool": request.pool,
-            "vm": facts["name"],
-            "vm_uuid": vm_uuid,
+            "vm": vm.facts.name,
+            "vm_uuid": vm.uuid,
         }
         self._hooks = _hooks_of(context, request.policy)
 
     def end_interrupted(self) -> None:
         """Runs `after_snapshot` if a scheduler died after it had begun with `before_snapshot`."""
-        if self._facts.pop(_BEGUN, False):
+        if self._vm.facts.hooks_begun:
             log.warning("%s: a scheduler died between its hooks", self._about)
             self._after({"snapshot": None, "error": "the scheduler died", "before_snapshot": None})
-            self._keep_facts()
+            self._note_begun(False)
 
     def around(self, disks: Iterable[Mapping[str, Any]], take: Callable[[], VmSnapshot]) -> VmSnapshot:
         """What `take` returns; `disks` are the VDI records to name to the hooks.
@@ -65,7 +60,7 @@ class SnapshotHooks:
             }
             for disk in disks
         ]
-        end: dict[str, Any] = {"snapshot": None, "error": "no snapshot was taken", "before_snapshot": None}
+        end: dict[str, object] = {"snapshot": None, "error": "no snapshot was taken", "before_snapshot": None}
         try:
             self._before(end)
             snapshot = take()
@@ -76,16 +71,15 @@ class SnapshotHooks:
             raise
         finally:
             self._after(end)
-            if self._facts.pop(_BEGUN, False):
-                self._keep_facts()
+            if self._vm.facts.hooks_begun:
+                self._note_begun(False)
 
-    def _before(self, end: dict[str, Any]) -> None:
+    def _before(self, end: dict[str, object]) -> None:
         """Raises HookFailed."""
         command = self._hooks.before_snapshot
         if not command:
             return
-        self._facts[_BEGUN] = True
-        self._keep_facts()
+        self._note_begun(True)
         end["before_snapshot"] = "failed"
         try:
             run_hook(BEFORE_SNAPSHOT, command, self._document, self._hooks.timeout, self._about)
@@ -95,10 +89,11 @@ class SnapshotHooks:
                 raise HookFailed(f"not backed up, as its {error}") from error
             self._warn(f"backed up all the same, but its {error}")
 
-    def _keep_facts(self) -> None:
-        self._context.ledger.set_vm_facts(self._run, self._vm_uuid, self._facts)
+    def _note_begun(self, begun: bool) -> None:
+        self._vm.facts = replace(self._vm.facts, hooks_begun=begun)
+        self._vm.keep()
 
-    def _after(self, end: Mapping[str, Any]) -> None:
+    def _after(self, end: Mapping[str, object]) -> None:
         command = self._hooks.after_snapshot
         if command:
             try:
@@ -109,7 +104,7 @@ class SnapshotHooks:
 
     def _warn(self, line: str) -> None:
         log.warning("%s: %s", self._about, line)
-        self._facts.setdefault("warnings", []).append(f"{self._about}: {line}")
+        self._vm.warn(f"{self._about}: {line}")
 
 
 def _hooks_of(context: ControlContext, policy_name: str | None) -> Hooks:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from scheduler.context import ControlContext
 from scheduler.planning.cbt import SWITCHED_ON, CannotTrack, TrackingStaysOff, is_on, switch_on
@@ -17,15 +17,24 @@ from scheduler.planning.changes import BadBitmap, changes_since, disk_before
 from scheduler.planning.concurrency import take_permit, take_permit_again
 from scheduler.planning.disk_choice import Drive, choose_drives, read_drives
 from scheduler.planning.rebaseline import keep_comparison
-from scheduler.planning.recorded import VmRecord
+from scheduler.planning.recorded import record_of, resume_vm
 from scheduler.planning.selection import select_vms
 from scheduler.planning.snapshot_hooks import SnapshotHooks
 from scheduler.planning.vm_metadata import keep_vm_metadata
 from scheduler.policies.requests import RunRequest
 from scheduler.pool_objects.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
+from scheduler.runs.facts import (
+    VmInHand,
+    keep_planned_vm,
+    open_run,
+    opened_run,
+    planned_vm,
+    run_facts,
+)
+from scheduler.runs.values import FailedDisk, OpenRun, SkippedDrive, VmFacts
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
-from workers.fleet import DiskWork
+from workers.fleet import DiskFacts, DiskWork
 from workers.repository import AlreadyWritten, DamagedObject
 from workers.xenapi import NotExportable, Session, XapiFailure, nbd_endpoints
 
@@ -41,26 +50,27 @@ def plan_run(context: ControlContext, run: str) -> None:
 
     A failure here ends the run with that one line as its error.
     """
-    request = RunRequest.from_facts(context.ledger.run_facts(run)["request"])
+    facts = run_facts(context.ledger, run)
+    request = facts.request
     skipped = request.trigger is not None and request.trigger.skipped is not None
     ended = context.repository.result(run) is not None  # and Redis forgot that
     if skipped or ended:
         context.ledger.add_vms(run, {})
         return
-    facts = context.repository.open_facts(run)
-    if facts is None or "vms" not in facts:
+    opened = opened_run(context.repository, run)
+    if opened is None:
         chosen = _choose(context, run, request)
-        facts = context.repository.open_run(run, {**context.ledger.run_facts(run), "vms": chosen})
-        facts = {"vms": chosen, **facts}
-    context.ledger.add_vms(run, facts["vms"])
+        opened = open_run(context.repository, run, OpenRun(request, facts.started, chosen))
+    vms = {uuid: VmFacts(name).write() for uuid, name in opened.vms.items()}
+    context.ledger.add_vms(run, vms)
 
 
-def _choose(context: ControlContext, run: str, request: RunRequest) -> dict[str, Any]:
-    """Facts of each VM by uuid."""
+def _choose(context: ControlContext, run: str, request: RunRequest) -> dict[str, str]:
+    """The name of each VM by uuid."""
     with context.sessions.borrow(request.pool) as session:
         chosen = select_vms(request, session.call("VM.get_all_records"))
     log.info("run %s: %d VMs of pool %s", run, len(chosen), request.pool)
-    return {vm.uuid: {"name": vm.name} for vm in chosen}
+    return {vm.uuid: vm.name for vm in chosen}
 
 
 def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
@@ -72,32 +82,32 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     ledger = context.ledger
     if ledger.vm_state(run, vm_uuid) != "planning":
         return
-    request = RunRequest.from_facts(ledger.run_facts(run)["request"])
-    facts = ledger.vm_facts(run, vm_uuid)
-    hooks = SnapshotHooks(context, request, run, vm_uuid, facts)
+    request = run_facts(ledger, run).request
+    vm = VmInHand.from_ledger(ledger, run, vm_uuid)
+    hooks = SnapshotHooks(context, request, vm)
     hooks.end_interrupted()
     if ledger.is_cancelled(run):
         ledger.start_vm(run, vm_uuid, [])
         return
     works: list[DiskWork] = []
-    record = VmRecord.load(context.repository, run, vm_uuid)
+    record = planned_vm(context.repository, run, vm_uuid)
     over = request.trigger.over(datetime.now(UTC)) if request.trigger is not None else None
     if record is None and over is not None:  # of one that was planned before, what is done is committed
         raise WindowOver(over)
     if record is not None and context.repository.point_of_run(run, vm_uuid) is not None:
-        facts = {**record.facts, "committed": True}
+        vm.facts = replace(record.facts, committed=True)
     else:
         if record is None:
             take_permit_again(context, run, vm_uuid, request.pool)
         with context.sessions.borrow(request.pool) as session:
             planned = None
             if record is None:
-                works = _VmPlanner(context, session, request, run, vm_uuid, facts, hooks).plan()
-                planned = VmRecord.of(facts, works)
-                record = planned.keep(context.repository, run, vm_uuid)
+                works = _VmPlanner(context, session, request, vm, hooks).plan()
+                planned = record_of(vm.facts, works)
+                record = keep_planned_vm(context.repository, run, vm_uuid, planned)
             if record != planned:
-                facts, works = record.resumed(context.repository, session, request, run, vm_uuid)
-    ledger.set_vm_facts(run, vm_uuid, facts)
+                vm.facts, works = resume_vm(context.repository, session, request, run, vm_uuid, record)
+    vm.keep()
     pool = context.settings.pool(request.pool)
     for host in {host for work in works for host in work.hosts}:
         ledger.set_host(request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
@@ -105,27 +115,25 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
 
 
 class _VmPlanner:
-    """One VM's disks, from tracking switched on to plans. Fills `facts` with what is said of each disk."""
+    """One VM's disks, from tracking switched on to plans. Puts what is said of each disk into the VM's facts."""
 
     def __init__(
         self,
         context: ControlContext,
         session: Session,
         request: RunRequest,
-        run: str,
-        vm_uuid: str,
-        facts: dict[str, Any],
+        vm: VmInHand,
         hooks: SnapshotHooks,
     ) -> None:
         self._context = context
         self._session = session
         self._request = request
-        self._run = run
-        self._vm_uuid = vm_uuid
-        self._facts = facts
+        self._run = vm.run
+        self._vm_uuid = vm.uuid
+        self._vm = vm
         self._hooks = hooks
-        self._failed: dict[str, dict[str, Any]] = {}
-        self._skipped: list[dict[str, Any]] = []
+        self._failed: dict[str, FailedDisk] = {}
+        self._skipped: list[SkippedDrive] = []
         self._left_out: list[str] = []
         """VDI refs that are not snapshotted."""
 
@@ -144,9 +152,8 @@ class _VmPlanner:
                 lambda: self._take_snapshot(vm_ref, drives, trouble),
             )
             present = {disk.live_uuid for disk in snapshot.disks}
-            self._facts["snapshot"] = snapshot.uuid
-            self._facts["time"] = snapshot.time
-            keep_vm_metadata(self._context, self._session, self._run, self._vm_uuid, self._facts)
+            self._vm.facts = replace(self._vm.facts, snapshot=snapshot.uuid, time=snapshot.time)
+            keep_vm_metadata(self._context, self._session, self._vm, snapshot.time)
             for disk in _each_once(snapshot.disks):
                 # one without a live disk was deleted while it was snapshotted
                 if not disk.live_ref or disk.live_ref in self._left_out:
@@ -154,19 +161,19 @@ class _VmPlanner:
                 work = self._plan_disk(disk, trouble.get(disk.live_ref), present)
                 if work is not None:
                     works.append(work)
-        self._facts["failed"] = self._failed
-        self._facts["skipped"] = self._skipped
+        failed, skipped = tuple(self._failed.values()), tuple(self._skipped)
+        self._vm.facts = replace(self._vm.facts, failed=failed, skipped=skipped)
         return works
 
     def _choose(self, drives: list[Drive]) -> list[Drive]:
         run_vms: dict[str, str] = {}
         if any(drive.holders for drive in drives):
-            opened = self._context.repository.open_facts(self._run) or {}
-            run_vms = {uuid: facts["name"] for uuid, facts in opened.get("vms", {}).items()}
+            opened = opened_run(self._context.repository, self._run)
+            run_vms = dict(opened.vms) if opened is not None else {}
         chosen, skipped = choose_drives(drives, self._request.exclude_disks, self._vm_uuid, run_vms)
         for each in skipped:
-            log.info('VM "%s": %s skipped: %s', self._facts["name"], each.name or "", each.reason)
-            self._skipped.append(each.as_facts())
+            log.info('VM "%s": %s skipped: %s', self._vm.facts.name, each.name or "", each.reason)
+            self._skip(each.vdi, each.name, each.reason, elsewhere=each.elsewhere)
             if each.ref:
                 self._left_out.append(each.ref)
         return chosen
@@ -201,8 +208,7 @@ class _VmPlanner:
             if self._request.without_tracking == "fail":
                 self._fail_drive(drive, error)
             else:
-                name, uuid = drive.vdi["name_label"], drive.vdi["uuid"]
-                self._skipped.append({"vdi": uuid, "name": name, "reason": f"skipped: {error}"})
+                self._skip(drive.vdi["uuid"], drive.vdi["name_label"], str(error))
                 self._left_out.append(drive.ref)
         except (XapiFailure, TrackingStaysOff) as error:
             self._fail_drive(drive, error)
@@ -243,18 +249,17 @@ class _VmPlanner:
             batches=changes.plan.batches,
             hosts=tuple(sorted({endpoint.host for endpoint in endpoints})),
             weight=self._request.weight,
-            facts={
-                "vm_name": self._facts["name"],
-                "name": disk.name,
-                "userdevice": disk.userdevice,
-                "snapshot": disk.uuid,
-                "sr": disk.sr_uuid,
-                "mode": changes.mode,
-                "reason": changes.reason,
-                "changed_bytes": changes.plan.changed_bytes,
-                "incremental_to": changes.parent.snapshot if changes.parent else None,
-                "compared_with": compared_with,
-            },
+            facts=DiskFacts(
+                vm_name=self._vm.facts.name,
+                name=disk.name,
+                userdevice=disk.userdevice,
+                sr=disk.sr_uuid,
+                mode=changes.mode,
+                reason=changes.reason,
+                changed_bytes=changes.plan.changed_bytes,
+                incremental_to=changes.parent.snapshot if changes.parent else None,
+                compared_with=compared_with,
+            ),
             plan=changes.plan.pack(),
             attempts=self._request.retry.attempts,
             give_up_after=self._request.retry.give_up_after,
@@ -270,10 +275,13 @@ class _VmPlanner:
     def _fail(self, disk: str, name: str, error: CbtfleetError) -> None:
         line = f"{self._disk_name(name, disk)}: {error}"
         log.warning("%s", line)
-        self._failed[disk] = {"name": name, "error": line}
+        self._failed[disk] = FailedDisk(disk, name, line)
+
+    def _skip(self, vdi: str | None, name: str, why: str, *, elsewhere: bool = False) -> None:
+        self._skipped.append(SkippedDrive(vdi, name, f"skipped: {why}", elsewhere))
 
     def _disk_name(self, name: str, disk: str) -> str:
-        return f'VM "{self._facts["name"]}", disk {name or disk}'
+        return f'VM "{self._vm.facts.name}", disk {name or disk}'
 
 
 def _because(reason: str | None) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
 from scheduler.context import ControlContext
+from scheduler.runs.facts import VmInHand
 from workers.errors import CbtfleetError
 from workers.repository import MAX_VM_METADATA
 from workers.xenapi import NotServed, Session
@@ -22,22 +22,21 @@ DEADLINE = 60.0
 """Seconds. XAPI writes some records: it takes a moment, or something is wrong."""
 
 
-def keep_vm_metadata(
-    context: ControlContext, session: Session, run: str, vm_uuid: str, facts: dict[str, Any]
-) -> None:
+def keep_vm_metadata(context: ControlContext, session: Session, vm: VmInHand, time: str) -> None:
     """Puts `metadata` into the VM's facts, or a line into their `warnings`: nothing fails without it.
 
-    Needs the facts' `time`, the restore point's.
+    `time` is the restore point's.
     """
     try:
-        data = session.download(f"/export_metadata?uuid={vm_uuid}", limit=MAX_VM_METADATA, deadline=DEADLINE)
-        facts["metadata"] = asdict(context.repository.keep_vm_metadata(run, vm_uuid, facts["time"], data))
+        data = session.download(f"/export_metadata?uuid={vm.uuid}", limit=MAX_VM_METADATA, deadline=DEADLINE)
+        metadata = context.repository.keep_vm_metadata(vm.run, vm.uuid, time, data)
+        vm.facts = replace(vm.facts, metadata=metadata)
     except NotServed as error:
         _say_once(f"{error}; restore points are made without VM metadata")
     except CbtfleetError as error:
-        line = f'VM "{facts["name"]}": the restore point is made without the VM\'s metadata: {error}'
+        line = f'VM "{vm.facts.name}": the restore point is made without the VM\'s metadata: {error}'
         log.warning("%s", line)
-        facts.setdefault("warnings", []).append(line)
+        vm.warn(line)
 
 
 @functools.cache

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from scheduler.policies.policy import Policy, Retry, Selector, Untracked, parse_policies
 from workers.errors import ConfigurationError
@@ -46,30 +45,6 @@ class RunRequest:
     """None: a person began it, and nothing but a person stops it."""
     exclude_disks: Selector = field(default_factory=Selector)
     without_tracking: Untracked = "full"
-
-    def as_facts(self) -> dict[str, Any]:
-        facts = asdict(self)
-        facts["include"] = self.include.model_dump()
-        facts["exclude"] = self.exclude.model_dump()
-        facts["exclude_disks"] = self.exclude_disks.model_dump()
-        facts["retry"] = self.retry.model_dump()
-        return facts
-
-    @classmethod
-    def from_facts(cls, facts: dict[str, Any]) -> RunRequest:
-        return cls(
-            pool=facts["pool"],
-            vms=tuple(facts["vms"]),
-            policy=facts["policy"],
-            include=Selector.model_validate(facts["include"]),
-            exclude=Selector.model_validate(facts["exclude"]),
-            weight=facts["weight"],
-            # a run that an older version recorded has none of these
-            exclude_disks=Selector.model_validate(facts.get("exclude_disks", {})),
-            without_tracking=facts.get("without_tracking", "full"),
-            retry=Retry.model_validate(facts.get("retry", {})),
-            trigger=Trigger(**facts["trigger"]) if facts.get("trigger") else None,
-        )
 
 
 def request_for_vms(settings: Settings, pool: str, vms: Sequence[str]) -> RunRequest:

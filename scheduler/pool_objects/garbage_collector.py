@@ -18,6 +18,7 @@ from scheduler.background_loop import BackgroundLoop
 from scheduler.context import ControlContext
 from scheduler.pool_objects.orphans import find_orphans
 from scheduler.pool_objects.removing import Removed, remove_orphans
+from scheduler.runs.facts import run_facts
 from workers.fleet import UnknownToLedger
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class GarbageCollector(BackgroundLoop):
         names = set(ledger.runs())
         for run in names - (self._seen or set()):
             try:
-                pool = str(ledger.run_facts(run)["request"]["pool"])
+                pool = run_facts(ledger, run).request.pool
                 ended = ledger.run_state(run) == "ended"
             except UnknownToLedger:
                 continue

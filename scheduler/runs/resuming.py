@@ -13,6 +13,8 @@ import logging
 import time
 
 from scheduler.background_loop import BackgroundLoop
+from scheduler.runs.facts import create_run, opened_run
+from scheduler.runs.values import RunFacts
 from workers.fleet import Ledger
 from workers.repository import Repository
 
@@ -24,10 +26,10 @@ LOOK_EVERY = 300.0
 
 def resume_run(ledger: Ledger, repository: Repository, run: str) -> bool:
     """Puts an open run back into the ledger; False when the ledger has it, or when it is not open."""
-    facts = repository.open_facts(run)
-    if facts is None:
+    opened = opened_run(repository, run)
+    if opened is None:
         return False
-    return ledger.create_run(run, {key: value for key, value in facts.items() if key != "vms"})
+    return create_run(ledger, run, RunFacts(opened.request, opened.started))
 
 
 def resume_lost_runs(ledger: Ledger, repository: Repository) -> list[str]:

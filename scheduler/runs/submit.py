@@ -6,9 +6,10 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from scheduler.policies.requests import RunRequest
+from scheduler.runs.facts import create_run, result_in_ledger
+from scheduler.runs.values import RunFacts, RunResult
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable, RunProgress, UnknownToLedger
 
@@ -33,15 +34,15 @@ def submit_run(ledger: Ledger, request: RunRequest) -> str:
     """Puts a run into the ledger and returns its id; the scheduler takes it from there."""
     now = datetime.now(UTC)
     run = new_run_id(now)
-    facts = {"request": request.as_facts(), "started": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
-    while not ledger.create_run(run, facts):
+    facts = RunFacts(request, started=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+    while not create_run(ledger, run, facts):
         run = new_run_id(now)
     return run
 
 
 def wait_for_run(
     ledger: Ledger, run: str, *, on_progress: Callable[[RunProgress], None] | None = None
-) -> dict[str, Any]:
+) -> RunResult:
     """Waits until the run has ended and returns its result.
 
     A Redis that restarts is waited for, and so is a scheduler that resumes a run that Redis forgot. Raises
@@ -52,7 +53,7 @@ def wait_for_run(
     seen = False
     while True:
         try:
-            result = ledger.run_result(run)
+            result = result_in_ledger(ledger, run)
             if result is not None:
                 return result
             progress = ledger.progress(run)

@@ -20,8 +20,10 @@ from datetime import UTC, datetime, timedelta
 from scheduler.background_loop import BackgroundLoop
 from scheduler.context import ControlContext
 from scheduler.policies.policy import Policy
-from scheduler.policies.requests import RunRequest, Trigger, request_from_policy
+from scheduler.policies.requests import Trigger, request_from_policy
 from scheduler.policies.schedule import due
+from scheduler.runs.facts import create_run, opened_run, run_facts
+from scheduler.runs.values import RunFacts
 from workers.errors import CbtfleetError
 from workers.fleet import UnknownToLedger
 
@@ -113,7 +115,7 @@ class Triggers(BackgroundLoop):
         trigger = Trigger(_iso(slot), None if ends is None else _iso(ends), shown, skipped)
         request = replace(request_from_policy(self._context.settings, name), trigger=trigger)
         run = slot_run(name, slot)
-        if not self._context.ledger.create_run(run, {"request": request.as_facts(), "started": _iso(now)}):
+        if not create_run(self._context.ledger, run, RunFacts(request, started=_iso(now))):
             return  # another scheduler was first
         if skipped is not None:
             log.warning("policy %s: its run of %s is skipped: %s", name, _local(slot, policy), skipped)
@@ -134,11 +136,11 @@ class Triggers(BackgroundLoop):
         ledger, repository = self._context.ledger, self._context.repository
         in_ledger = set(ledger.runs())
         for run in sorted(in_ledger):
-            if ledger.run_state(run) != "ended" and ledger.run_facts(run)["request"]["policy"] == policy:
+            if ledger.run_state(run) != "ended" and run_facts(ledger, run).request.policy == policy:
                 return run
         for run in repository.open_runs():
-            facts = None if run in in_ledger else repository.open_facts(run)
-            if facts is not None and facts["request"]["policy"] == policy:
+            opened = None if run in in_ledger else opened_run(repository, run)
+            if opened is not None and opened.request.policy == policy:
                 return run
         return None
 
@@ -160,7 +162,7 @@ class Triggers(BackgroundLoop):
 
     def _stop_if_over(self, run: str, now: datetime) -> None:
         ledger = self._context.ledger
-        trigger = RunRequest.from_facts(ledger.run_facts(run)["request"]).trigger
+        trigger = run_facts(ledger, run).request.trigger
         if trigger is None or trigger.ends is None or ledger.run_state(run) == "ended":
             self._endless.add(run)
             return

@@ -86,7 +86,7 @@ def planned_bytes(disk: DiskProgress) -> int:
     """What this disk will have read when it is complete: one that ended early: what it read."""
     if disk.state != "streaming":
         return disk.read_bytes
-    return max(int(disk.facts.get("changed_bytes", 0)), disk.read_bytes)
+    return max(disk.facts.changed_bytes, disk.read_bytes)
 
 
 def rate_so_far(disks: Sequence[DiskProgress], now: float) -> float | None:
@@ -118,7 +118,6 @@ def summary_line(run: str, progress: RunProgress, totals: Totals, rate: float | 
 def disk_rows(progress: RunProgress) -> Table:
     """The disks worth a look: failed ones, then those streaming, then the rest, at most MOST_ROWS."""
     order = {"failed": 0, "streaming": 1, "cancelled": 2, "complete": 3}
-    names = {vm.vm: str(vm.facts.get("name", vm.vm)) for vm in progress.vms}
     disks = progress.disks
     chosen = sorted(disks, key=lambda disk: (order.get(disk.state, 4), -disk.done))[:MOST_ROWS]
     table = Table.grid(padding=(0, 2))
@@ -126,12 +125,12 @@ def disk_rows(progress: RunProgress) -> Table:
         bar = ProgressBar(total=disk.batches or 1, completed=disk.done if disk.batches else 1, width=20)
         percent = f"{disk.done / disk.batches * 100:3.0f} %" if disk.batches else "  - "
         said = disk.error or f"{size(disk.read_bytes)} read, {size(disk.stored_bytes)} stored"
-        name = str(disk.facts.get("name") or disk.disk)
+        name = disk.facts.name or disk.disk
         table.add_row(
             "",
-            Text(names.get(disk.vm, disk.vm)),
+            Text(disk.facts.vm_name),
             Text(name),
-            str(disk.facts.get("mode", "")),
+            disk.facts.mode,
             bar,
             percent,
             disk.state,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from scheduler.hosts.slot_report import is_closed, is_uncounted
+from scheduler.runs.facts import run_facts
 from workers.fleet import Ledger, RunProgress
 
 PLANNING_PATIENCE = 20.0
@@ -53,7 +54,7 @@ class WaitingHints:
 
     def _hosts_hint(self, run: str) -> str | None:
         """What keeps every host of the run's pool from being connected to, if something does."""
-        pool = self._ledger.run_facts(run)["request"]["pool"]
+        pool = run_facts(self._ledger, run).request.pool
         hosts = [host for host in self._ledger.hosts() if host.pool == pool]
         if hosts and all(is_uncounted(host) for host in hosts):
             return (

@@ -102,7 +102,7 @@ def test_a_newcomer_does_not_wait_for_the_past_of_the_others(fleet: Fleet) -> No
     for _ in range(100):
         assert following.batch is not None
         following = fleet.ledger.commit(grant, following.batch, 1, 1)
-    fleet.ledger.add_vms("run", {"vm2": {}})
+    fleet.ledger.add_vms("run", {"vm2": b""})
     fleet.ledger.start_vm("run", "vm2", [disk_work("new", 500, vm="vm2")])
     turns = []
     for _ in range(4):

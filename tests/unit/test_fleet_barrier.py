@@ -225,8 +225,8 @@ def test_a_real_restart_is_noticed_and_loses_nothing(
     ledger.found()
     ledger.set_host("lab", "h1", 16)
     ledger.node_alive("node", 8)
-    ledger.create_run("run", {})
-    ledger.add_vms("run", {"vm": {}})
+    ledger.create_run("run", b"")
+    ledger.add_vms("run", {"vm": b""})
     ledger.start_vm("run", "vm", [disk_work("d1", 2), disk_work("d2", 2)])
     (grant,) = ledger.admit(1)
     ledger.claim(grant, "node/1")
@@ -251,7 +251,7 @@ def test_a_full_redis_is_said_in_one_line(fleet: Fleet, redis_client: redis.Redi
     redis_client.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(LedgerUnreachable, match="is out of memory: raise its maxmemory"):
-            fleet.ledger.create_run("run", {})
+            fleet.ledger.create_run("run", b"")
     finally:
         redis_client.config_set("maxmemory", "0")
 
@@ -278,7 +278,7 @@ def test_a_replica_is_not_the_ledger(fleet: Fleet, redis_client: redis.Redis) ->
     redis_client.replicaof("127.0.0.1", "1")
     try:
         with pytest.raises(LedgerUnreachable, match="read-only replica"):
-            fleet.ledger.create_run("run", {})
+            fleet.ledger.create_run("run", b"")
     finally:
         redis_client.replicaof("NO", "ONE")
 
@@ -287,7 +287,7 @@ def test_a_script_that_redis_cannot_run_is_our_error(fleet: Fleet, redis_client:
     redis_client.set("cbtfleet:steps", "not a sorted set")
     fleet.ledger.found()
     with pytest.raises(LedgerError, match="failed a ledger call: "):
-        fleet.ledger.create_run("run", {})
+        fleet.ledger.create_run("run", b"")
 
 
 def test_a_client_that_decodes_is_refused(redis_url: str) -> None:

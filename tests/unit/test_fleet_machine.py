@@ -67,7 +67,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.quiet = 0
         for host, cap in CAPS.items():
             self.ledger.set_host("lab", host, cap, confirm=self.confirm)
-        self.ledger.create_run("run", {})
+        self.ledger.create_run("run", b"")
         self.plan_vm([(12, ("h1", "h2")), (9, ("h2", "h1")), (20, ("h1",)), (4, ("h2",)), (16, ("h1", "h2"))])
 
     # -- the control plane
@@ -81,7 +81,7 @@ class FleetMachine(RuleBasedStateMachine):
     def plan_vm(self, disks: list[tuple[int, tuple[str, ...]]]) -> None:
         vm = f"vm{self.vms}"
         self.vms += 1
-        self.ledger.add_vms("run", {vm: {}})
+        self.ledger.add_vms("run", {vm: b""})
         work = [
             disk_work(f"{vm}d{i}", batches, vm=vm, hosts=hosts) for i, (batches, hosts) in enumerate(disks)
         ]

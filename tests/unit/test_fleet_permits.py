@@ -17,8 +17,8 @@ class Line:
     def __init__(self, fleet: Fleet, vms: int) -> None:
         self.ledger = fleet.ledger
         self.ledger.found()
-        self.ledger.create_run("run", {})
-        self.ledger.add_vms("run", {f"vm{number:02}": {} for number in range(vms)})
+        self.ledger.create_run("run", b"")
+        self.ledger.add_vms("run", {f"vm{number:02}": b"" for number in range(vms)})
         self.fences: dict[int, int] = {}
 
     def step(self, vm: int) -> Step:

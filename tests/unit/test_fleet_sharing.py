@@ -22,8 +22,8 @@ def start(fleet: Fleet, runs: dict[str, tuple[int, float]], processes: int, cap:
         fleet.ledger._redis.hset(f"cbtfleet:host:lab/{host}", "answered", 1)
     fleet.ledger.node_alive("node", processes)
     for run, (disks, weight) in runs.items():
-        fleet.ledger.create_run(run, {})
-        fleet.ledger.add_vms(run, {"vm": {}})
+        fleet.ledger.create_run(run, b"")
+        fleet.ledger.add_vms(run, {"vm": b""})
         works = [disk_work(f"{run}-{i:03}", 5000, hosts=("h1", "h2"), weight=weight) for i in range(disks)]
         fleet.ledger.start_vm(run, "vm", [dataclasses.replace(work, run=run) for work in works])
 

@@ -56,8 +56,8 @@ def test_calls_that_redis_py_sends_twice_have_the_effect_of_one(
     fleet.start(disk_work("d1", 50))
     for module in ("runs", "steps", "streams"):
         monkeypatch.setattr(f"workers.fleet.{module}.request_id", lambda: "the same")
-    assert fleet.ledger.create_run("other", {})
-    assert fleet.ledger.create_run("other", {})
+    assert fleet.ledger.create_run("other", b"")
+    assert fleet.ledger.create_run("other", b"")
     assert fleet.ledger.claim_step(PLAN_RUN, "a") == fleet.ledger.claim_step(PLAN_RUN, "a") == 1
     (grant,) = fleet.ledger.admit()
     assert fleet.ledger.claim(grant, "node/1") == fleet.ledger.claim(grant, "node/1") is not None
@@ -110,7 +110,7 @@ def test_a_turn_ends_only_when_another_disk_waits_for_it(fleet: Fleet, by: str) 
     assert following.batch is not None
     following = fleet.ledger.commit(grant, following.batch, 1, 1)
     assert following.verdict is Verdict.CONTINUE  # nobody waits
-    fleet.ledger.add_vms("run", {"vm2": {}})
+    fleet.ledger.add_vms("run", {"vm2": b""})
     fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 5, vm="vm2")])
     for _ in range(2):  # the newcomer joins as the equal of the least served: one more batch decides
         fleet.clock.advance(TIMING.ask_every)
@@ -129,7 +129,7 @@ def test_no_more_streams_yield_than_disks_wait(fleet: Fleet) -> None:
         last[grant] = fleet.ledger.take(grant).batch
         for _ in range(Limits().quantum_batches):
             last[grant] = fleet.ledger.commit(grant, last[grant], 1, 1).batch  # type: ignore[arg-type]
-    fleet.ledger.add_vms("run", {"vm2": {}})
+    fleet.ledger.add_vms("run", {"vm2": b""})
     fleet.ledger.start_vm("run", "vm2", [disk_work("new1", 5, vm="vm2"), disk_work("new2", 5, vm="vm2")])
     for grant in grants:
         last[grant] = fleet.ledger.commit(grant, last[grant], 1, 1).batch  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ def test_nothing_waits_while_a_process_is_idle_and_a_slot_free(fleet: Fleet) -> 
     fleet.start(disk_work("d1", 500), processes=2)
     grant = fleet.hold()
     following = fleet.ledger.take(grant)
-    fleet.ledger.add_vms("run", {"vm2": {}})
+    fleet.ledger.add_vms("run", {"vm2": b""})
     fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 5, vm="vm2")])
     for _ in range(Limits().quantum_batches + 1):
         assert following.verdict is Verdict.CONTINUE
@@ -156,7 +156,7 @@ def test_a_disk_that_waits_only_for_this_host_is_waited_for(fleet: Fleet) -> Non
     last = fleet.ledger.take(grant).batch
     for _ in range(Limits().quantum_batches):
         last = fleet.ledger.commit(grant, last, 1, 1).batch  # type: ignore[arg-type]
-    fleet.ledger.add_vms("run", {"vm2": {}})
+    fleet.ledger.add_vms("run", {"vm2": b""})
     fleet.ledger.start_vm("run", "vm2", [disk_work("d2", 5, vm="vm2", hosts=("h1",))])
     last = fleet.ledger.commit(grant, last, 1, 1).batch  # type: ignore[arg-type]
     fleet.clock.advance(TIMING.ask_every)

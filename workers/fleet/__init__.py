@@ -7,10 +7,12 @@ from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitabl
 from workers.fleet.ledger import Ledger
 from workers.fleet.timing import Limits, Timing
 from workers.fleet.values import (
+    DiskFacts,
     DiskProgress,
     DiskWork,
     Host,
     HostToCount,
+    Mode,
     Next,
     Node,
     Outcome,
@@ -24,6 +26,7 @@ from workers.fleet.values import (
 from workers.messages import Grant, Step
 
 __all__ = [
+    "DiskFacts",
     "DiskProgress",
     "DiskWork",
     "Grant",
@@ -34,6 +37,7 @@ __all__ = [
     "LedgerUnreachable",
     "LedgerUnsuitable",
     "Limits",
+    "Mode",
     "Next",
     "Node",
     "Outcome",

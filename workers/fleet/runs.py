@@ -12,29 +12,29 @@ from workers.fleet.scripts import Scripts, request_id, short, text
 from workers.fleet.values import (
     DiskProgress,
     DiskWork,
-    Facts,
     RunProgress,
     VmProgress,
     VmState,
-    pack_facts,
-    unpack_facts,
+    read_disk_facts,
 )
 
 RunState = Literal["planning", "running", "ended"]
 
 
 class Runs:
+    """What is kept of a run and of a VM as `facts` is the scheduler's: the ledger does not look into it."""
+
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
-    def create_run(self, run: str, facts: Facts) -> bool:
+    def create_run(self, run: str, facts: bytes) -> bool:
         """Creates the run and its `plan-run` step; False when the run exists already."""
-        return bool(self._scripts.call("create_run", plain("run", run), pack_facts(facts), request_id()))
+        return bool(self._scripts.call("create_run", plain("run", run), facts, request_id()))
 
-    def add_vms(self, run: str, vms: Mapping[str, Facts]) -> None:
+    def add_vms(self, run: str, vms: Mapping[str, bytes]) -> None:
         """Adds VMs (uuid -> facts) and a `plan-vm` step for each new one; a run without any VM gets its
         `end-run` step. VMs that are there already keep their facts and state."""
-        arguments = [part for vm, facts in vms.items() for part in (plain("VM", vm), pack_facts(facts))]
+        arguments = [part for vm, facts in vms.items() for part in (plain("VM", vm), facts)]
         self._scripts.call("add_vms", run, *arguments)
 
     def start_vm(self, run: str, vm: str, disks: Sequence[DiskWork]) -> bool:
@@ -54,7 +54,7 @@ class Runs:
                 raise ValueError(f"disk {work.disk}: no attempts, or a batch done that it does not have")
             hosts = json.dumps([plain("host", host) for host in work.hosts])
             arguments += [plain("disk", work.disk), work.pool, work.snapshot, work.virtual_size, work.batches]
-            arguments += [work.weight, hosts, pack_facts(work.facts), work.plan]
+            arguments += [work.weight, hosts, work.facts.write(), work.plan]
             arguments += [work.attempts, round(work.give_up_after * 1000)]
             arguments += [work.read_bytes, work.stored_bytes, _bits(work.done)]
         return bool(self._scripts.call("start_vm", run, vm, *arguments))
@@ -63,14 +63,14 @@ class Runs:
         """Gives the disk up, unless it has ended. Its streams are told EMPTY."""
         self._scripts.call("fail_disk", run, disk, short(error))
 
-    def finish_vm(self, run: str, vm: str, facts: Facts | None = None) -> None:
+    def finish_vm(self, run: str, vm: str, facts: bytes | None = None) -> None:
         """Ends the VM, also one that was never started; new facts replace the old ones. The run's last VM
         makes its `end-run` step. Raises LedgerError while disks of the VM stream."""
-        self._scripts.call("finish_vm", run, vm, "" if facts is None else pack_facts(facts))
+        self._scripts.call("finish_vm", run, vm, "" if facts is None else facts)
 
-    def end_run(self, run: str, result: Facts) -> None:
+    def end_run(self, run: str, result: bytes) -> None:
         """Ends the run; its keys expire after `Timing.keep_ended`. Raises LedgerError while VMs are left."""
-        self._scripts.call("end_run", run, pack_facts(result))
+        self._scripts.call("end_run", run, result)
 
     def cancel(self, run: str) -> bool:
         """Cancels every disk that still streams; their streams are told CANCEL. False when the run was
@@ -89,19 +89,19 @@ class Runs:
     def run_state(self, run: str) -> RunState:
         return cast(RunState, text(self._run_field(run, "state")))
 
-    def run_facts(self, run: str) -> Facts:
-        return unpack_facts(self._run_field(run, "facts"))
+    def run_facts(self, run: str) -> bytes:
+        return self._run_field(run, "facts")
 
-    def set_run_facts(self, run: str, facts: Facts) -> None:
-        self._scripts.call("set_run_facts", run, pack_facts(facts))
+    def set_run_facts(self, run: str, facts: bytes) -> None:
+        self._scripts.call("set_run_facts", run, facts)
 
-    def run_result(self, run: str) -> Facts | None:
+    def run_result(self, run: str) -> bytes | None:
         """What `end_run` was given; None before, or when the run is not known (any more)."""
-        result = self._scripts.command("HGET", KEYS["run"] + run, "result")
-        return None if result is None else unpack_facts(result)
+        result: bytes | None = self._scripts.command("HGET", KEYS["run"] + run, "result")
+        return result
 
-    def vm_facts(self, run: str, vm: str) -> Facts:
-        return unpack_facts(self._vm_field(run, vm, "facts"))
+    def vm_facts(self, run: str, vm: str) -> bytes:
+        return self._vm_field(run, vm, "facts")
 
     def vm_state(self, run: str, vm: str) -> VmState:
         return cast(VmState, text(self._vm_field(run, vm, "state")))
@@ -112,9 +112,9 @@ class Runs:
             raise UnknownToLedger(f"VM {vm} is not in run {run}")
         return value
 
-    def set_vm_facts(self, run: str, vm: str, facts: Facts) -> None:
+    def set_vm_facts(self, run: str, vm: str, facts: bytes) -> None:
         """No effect on a VM that is finished: it keeps what `finish_vm` was given."""
-        self._scripts.call("set_vm_facts", run, vm, pack_facts(facts))
+        self._scripts.call("set_vm_facts", run, vm, facts)
 
     def plan(self, run: str, disk: str) -> bytes:
         """The disk's packed plan. Raises UnknownToLedger once the disk has ended."""
@@ -150,7 +150,7 @@ class Runs:
             ended=_seconds(facts.get(b"ended")),
             vms=[_vm(text(vm), row) for vm, row in zip(vms, rows, strict=False) if row],
             disks=[
-                _disk(text(disk), row, disk_facts.get(disk), errors.get(disk))
+                _disk(run, text(disk), row, disk_facts.get(disk), errors.get(disk))
                 for disk, row in zip(disks, rows[len(vms) :], strict=True)
                 if row
             ],
@@ -176,10 +176,12 @@ def _seconds(milliseconds: bytes | None) -> float | None:
 
 
 def _vm(vm: str, row: Mapping[bytes, bytes]) -> VmProgress:
-    return VmProgress(vm, cast(Any, text(row[b"state"])), unpack_facts(row[b"facts"]))
+    return VmProgress(vm, cast(Any, text(row[b"state"])), row[b"facts"])
 
 
-def _disk(disk: str, row: Mapping[bytes, bytes], facts: bytes | None, error: bytes | None) -> DiskProgress:
+def _disk(
+    run: str, disk: str, row: Mapping[bytes, bytes], facts: bytes | None, error: bytes | None
+) -> DiskProgress:
     def number(field: bytes) -> int:
         return int(row.get(field, 0))
 
@@ -196,5 +198,5 @@ def _disk(disk: str, row: Mapping[bytes, bytes], facts: bytes | None, error: byt
         streams=number(b"streams"),
         attempts=number(b"attempts"),
         error=text(error) or None,
-        facts=unpack_facts(facts),
+        facts=read_disk_facts(facts, run, disk),
     )

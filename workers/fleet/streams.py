@@ -8,7 +8,7 @@ from typing import Any
 
 from workers.fleet.keys import plain
 from workers.fleet.scripts import Scripts, request_id, short, text
-from workers.fleet.values import DiskWork, Next, Outcome, Verdict, unpack_facts
+from workers.fleet.values import DiskWork, Next, Outcome, Verdict, read_disk_facts
 from workers.messages import Grant
 
 
@@ -37,7 +37,7 @@ class Streams:
             batches=int(batches),
             hosts=tuple(json.loads(hosts)),
             weight=float(weight),
-            facts=unpack_facts(facts),
+            facts=read_disk_facts(facts, grant.run, grant.disk),
             attempts=attempts,
             give_up_after=give_up_after / 1000,
         )

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
-Json: TypeAlias = Any
-"""Whatever `json` can write; opaque to the ledger."""
+from workers.records import Record
 
-Facts: TypeAlias = dict[str, Json]
+Mode = Literal["full", "incremental"]
+
+
+@dataclass(frozen=True)
+class DiskFacts(Record):
+    """What a plan says of a disk, for who streams, finishes or shows it.
+
+    `sr` is a uuid. `incremental_to` is the VDI snapshot (uuid) that the changes count from; `compared_with` the
+    one whose restore point a full is compared with, block by block.
+    """
+
+    vm_name: str
+    name: str
+    userdevice: str
+    sr: str
+    mode: Mode
+    reason: str | None
+    changed_bytes: int
+    incremental_to: str | None = None
+    compared_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,8 +51,8 @@ class DiskWork:
     virtual_size: int
     batches: int
     hosts: tuple[str, ...]
+    facts: DiskFacts
     weight: float = 1.0
-    facts: Facts = field(default_factory=dict)
     plan: bytes = field(default=b"", repr=False)
     attempts: int = 5
     give_up_after: float = 3600.0
@@ -179,7 +196,7 @@ class DiskProgress:
     """Failed streams in a row since the last committed batch."""
     error: str | None
     """Why it failed; while it streams, what went wrong last."""
-    facts: Facts
+    facts: DiskFacts
 
 
 VmState = Literal["planning", "streaming", "finishing", "finished"]
@@ -189,7 +206,8 @@ VmState = Literal["planning", "streaming", "finishing", "finished"]
 class VmProgress:
     vm: str
     state: VmState
-    facts: Facts
+    facts: bytes
+    """As they were given to the ledger, which does not look into them."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +221,6 @@ class RunProgress:
     disks: list[DiskProgress]
 
 
-def pack_facts(facts: Facts) -> str:
-    return json.dumps(facts, separators=(",", ":"))
-
-
-def unpack_facts(packed: bytes | None) -> Facts:
-    facts: Facts = json.loads(packed) if packed else {}
-    return facts
+def read_disk_facts(packed: bytes | None, run: str, disk: str) -> DiskFacts:
+    """Raises RecordUnreadable."""
+    return DiskFacts.read(packed or b"", f"disk {disk} of run {run} in Redis")

@@ -10,7 +10,6 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
 from workers.repository.earlier_blocks import write_known_hashes
@@ -111,30 +110,32 @@ class Repository:
 
     # Runs
 
-    def open_run(self, run: str, facts: dict[str, Any]) -> dict[str, Any]:
-        """Says that the run is at work; again is fine: the first facts stay and are returned.
+    # Records of runs are the scheduler's: what is in them is not looked into here.
+
+    def open_run(self, run: str, record: bytes) -> bytes:
+        """Says that the run is at work; again is fine: the first record stays and is returned.
 
         Raises RunEnded.
         """
         if self.result(run) is not None:
             raise RunEnded(f"run {run} has ended already; start another one")
-        return self._objects.put_first(open_run_key(run), facts)
+        return self._objects.put_first(open_run_key(run), record, MAX_JSON)
 
-    def open_facts(self, run: str) -> dict[str, Any] | None:
+    def open_record(self, run: str) -> bytes | None:
         """What `open_run` kept; None when the run is not at work."""
-        try:
-            return self._objects.get_json(open_run_key(run))
-        except ObjectMissing:
-            return None
+        return self._record(open_run_key(run))
 
-    def keep_run_vm(self, run: str, vm_uuid: str, facts: dict[str, Any]) -> dict[str, Any]:
-        """Keeps how a VM of an open run was planned; again is fine: the first facts stay and are returned."""
-        return self._objects.put_first(run_vm_key(run, vm_uuid), facts)
+    def keep_run_vm(self, run: str, vm_uuid: str, record: bytes) -> bytes:
+        """Keeps how a VM of an open run was planned; again is fine: the first record stays and is returned."""
+        return self._objects.put_first(run_vm_key(run, vm_uuid), record, MAX_JSON)
 
-    def run_vm(self, run: str, vm_uuid: str) -> dict[str, Any] | None:
+    def run_vm(self, run: str, vm_uuid: str) -> bytes | None:
         """What `keep_run_vm` kept; None before, and when the run has ended."""
+        return self._record(run_vm_key(run, vm_uuid))
+
+    def _record(self, key: str) -> bytes | None:
         try:
-            return self._objects.get_json(run_vm_key(run, vm_uuid))
+            return self._objects.get(key, MAX_JSON)
         except ObjectMissing:
             return None
 
@@ -155,26 +156,23 @@ class Repository:
         """Every run that is at work, was abandoned, or has ended."""
         return {match[1] for info in self._store.list("runs/") if (match := _RUN_KEY.match(info.key))}
 
-    def close_run(self, run: str, result: dict[str, Any]) -> None:
+    def close_run(self, run: str, result: bytes) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""
-        self._objects.put_first(result_key(run), result)
+        self._objects.put_first(result_key(run), result, MAX_JSON)
         for prefix in (run_vms_prefix(run), known_prefix(run)):
             for info in list(self._store.list(prefix)):
                 self._store.delete(info.key)
         self._store.delete(open_run_key(run))  # last: a run that is open is looked after again
 
-    def result(self, run: str) -> dict[str, Any] | None:
+    def result(self, run: str) -> bytes | None:
         """None when the run has not ended, or never was."""
-        try:
-            return self._objects.get_json(result_key(run))
-        except ObjectMissing:
-            return None
+        return self._record(result_key(run))
 
-    def results(self) -> Iterator[dict[str, Any]]:
-        """The results of all runs by name; as names begin with the run's time, the newest comes last."""
+    def results(self) -> Iterator[tuple[str, bytes]]:
+        """Run and result of all runs, by name; as names begin with the run's time, the newest comes last."""
         for info in self._store.list("runs/"):
-            if _RESULT_KEY.fullmatch(info.key):
-                yield self._objects.get_json(info.key)
+            if match := _RESULT_KEY.fullmatch(info.key):
+                yield match[1], self._objects.get(info.key, MAX_JSON)
 
     # Segments
 

@@ -234,7 +234,7 @@ def _connect(
 
 def _pack_maker(context: StreamContext, work: DiskWork) -> Callable[[int], PackWriter]:
     worker = context.settings.worker
-    compare_with = work.facts.get("compared_with")
+    compare_with = work.facts.compared_with
     known = (
         KnownHashes(context.store, context.keys, run=work.run, disk=work.disk, snapshot=compare_with)
         if compare_with
@@ -279,5 +279,4 @@ def _putter(store: Store) -> Callable[[Pack], None]:
 
 
 def _disk_name(work: DiskWork) -> str:
-    facts = work.facts
-    return f'VM "{facts.get("vm_name", work.vm)}", disk {facts.get("name") or work.disk}'
+    return f'VM "{work.facts.vm_name or work.vm}", disk {work.facts.name or work.disk}'

@@ -84,7 +84,7 @@ def submit(ledger: Ledger, run: str, estate: Estate) -> None:
         for host in hosts:
             ledger.set_host(pool, host, 16)
     vms = list(estate.works(run))
-    ledger.create_run(run, {})
+    ledger.create_run(run, b"")
     ledger.add_vms(run, {vm: facts for vm, facts, _ in vms})
     for vm, _, works in vms:
         ledger.start_vm(run, vm, works)

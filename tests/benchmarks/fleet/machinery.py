@@ -108,8 +108,8 @@ def _work_off(server: OwnRedis, load: Load) -> tuple[float, list[tuple[float, st
     with founded_ledger(server.unix_url) as ledger, _node(settings_file, times, ledger):
         for host in HOSTS:
             ledger.set_host("lab", host, 16)
-        ledger.create_run("run", {})
-        ledger.add_vms("run", {"vm": {}})
+        ledger.create_run("run", b"")
+        ledger.add_vms("run", {"vm": b""})
         ledger.start_vm("run", "vm", load.works())
         pump = Pump(ledger, celery_app(settings.redis_url()))
         pump.start()

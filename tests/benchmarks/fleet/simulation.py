@@ -114,8 +114,8 @@ class Simulation:
         heapq.heappush(self._events, (self.now + after, next(self._order), process))
 
     def start(self, run: str, works: list[DiskWork]) -> None:
-        self._ledger.create_run(run, {})
-        self._ledger.add_vms(run, {"vm": {}})
+        self._ledger.create_run(run, b"")
+        self._ledger.add_vms(run, {"vm": b""})
         self._ledger.start_vm(run, "vm", works)
         self.disks |= {work.disk: DiskLog(work, self.now) for work in works}
         self._look()

@@ -56,8 +56,8 @@ def test_the_ledgers_figures_and_the_pumps_own(ledger: Ledger, redis_url: str) -
         assert empty["cbtfleet_runs", ("running",)] == 0
         assert empty["cbtfleet_barrier_left_seconds", ()] == 0
 
-        ledger.create_run("run", {})
-        ledger.add_vms("run", {"vm": {}})
+        ledger.create_run("run", b"")
+        ledger.add_vms("run", {"vm": b""})
         ledger.set_host("lab", "host", 2)
         works = [DiskWork("run", "vm", f"disk{n}", "lab", f"s{n}", 1 << 20, 1, ("host",)) for n in range(2)]
         ledger.start_vm("run", "vm", works)

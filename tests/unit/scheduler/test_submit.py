@@ -42,7 +42,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_restart_of_redis_is_waited_out(ledger: Ledger) -> None:
-    ledger.create_run("run", {})
+    ledger.create_run("run", b"")
     ledger.end_run("run", {"status": "succeeded"})
     away = LedgerThatIsAway(ledger, 5)
     assert wait_for_run(away, "run") == {"status": "succeeded"}  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_a_run_that_the_ledger_does_not_know_is_not_waited_for(ledger: Ledger) -
 def test_a_run_that_redis_forgot_is_waited_for_until_it_is_resumed(
     ledger: Ledger, redis_client: redis.Redis
 ) -> None:
-    ledger.create_run("run", {})
+    ledger.create_run("run", b"")
     seen = []
 
     def forget_and_resume(progress: object) -> None:
@@ -72,7 +72,7 @@ def test_a_run_that_redis_forgot_is_waited_for_until_it_is_resumed(
             threading.Timer(0.2, resume).start()
 
     def resume() -> None:
-        ledger.create_run("run", {})
+        ledger.create_run("run", b"")
         ledger.end_run("run", {"status": "succeeded"})
 
     assert wait_for_run(ledger, "run", on_progress=forget_and_resume) == {"status": "succeeded"}
@@ -83,6 +83,6 @@ def test_a_run_that_nobody_resumes_is_said_to_be_lost(
     ledger: Ledger, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit, "_PATIENCE", 0.05)
-    ledger.create_run("run", {})
+    ledger.create_run("run", b"")
     with pytest.raises(RunLost, match="lost before anything of it was recorded, then start it again"):
         wait_for_run(ledger, "run", on_progress=lambda _: redis_client.flushall())

@@ -1,0 +1,116 @@
+"""Where the values of a run are read and written: the ledger, and the repository while the run is at work.
+
+Every call may raise what its ledger or repository raises, and RecordUnreadable for what cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from scheduler.runs.values import OpenRun, PlannedVm, RunFacts, RunResult, VmFacts
+from workers.fleet import Ledger
+from workers.repository import Repository
+
+# In the ledger
+
+
+def create_run(ledger: Ledger, run: str, facts: RunFacts) -> bool:
+    """False when the run exists already."""
+    return ledger.create_run(run, facts.write())
+
+
+def run_facts(ledger: Ledger, run: str) -> RunFacts:
+    return RunFacts.read(ledger.run_facts(run), f"run {run} in Redis")
+
+
+def keep_run_facts(ledger: Ledger, run: str, facts: RunFacts) -> None:
+    ledger.set_run_facts(run, facts.write())
+
+
+def result_in_ledger(ledger: Ledger, run: str) -> RunResult | None:
+    """None before the run has ended, and when it is not known (any more)."""
+    kept = ledger.run_result(run)
+    return None if kept is None else RunResult.read(kept, f"the result of run {run} in Redis")
+
+
+def vm_facts(ledger: Ledger, run: str, vm_uuid: str) -> VmFacts:
+    return read_vm_facts(ledger.vm_facts(run, vm_uuid), run, vm_uuid)
+
+
+def read_vm_facts(kept: bytes, run: str, vm_uuid: str) -> VmFacts:
+    return VmFacts.read(kept, f"VM {vm_uuid} of run {run} in Redis")
+
+
+class VmInHand:
+    """One VM of a run while a step works on it: `facts` are replaced as more is known, and kept when told."""
+
+    def __init__(self, ledger: Ledger, run: str, vm_uuid: str, facts: VmFacts) -> None:
+        self._ledger = ledger
+        self.run = run
+        self.uuid = vm_uuid
+        self.facts = facts
+
+    @classmethod
+    def from_ledger(cls, ledger: Ledger, run: str, vm_uuid: str) -> VmInHand:
+        return cls(ledger, run, vm_uuid, vm_facts(ledger, run, vm_uuid))
+
+    def warn(self, line: str) -> None:
+        self.facts = replace(self.facts, warnings=(*self.facts.warnings, line))
+
+    def keep(self) -> None:
+        """Without effect on a VM that is finished."""
+        self._ledger.set_vm_facts(self.run, self.uuid, self.facts.write())
+
+    def finish(self) -> None:
+        """Keeps the facts and ends the VM."""
+        self._ledger.finish_vm(self.run, self.uuid, self.facts.write())
+
+
+# In the repository
+
+
+def open_run(repository: Repository, run: str, record: OpenRun) -> OpenRun:
+    """Says that the run is at work. Returns what is kept: the first record stays."""
+    return _read_open_run(repository.open_run(run, record.write()), run)
+
+
+def opened_run(repository: Repository, run: str) -> OpenRun | None:
+    """None when the run is not at work."""
+    kept = repository.open_record(run)
+    return None if kept is None else _read_open_run(kept, run)
+
+
+def _read_open_run(kept: bytes, run: str) -> OpenRun:
+    return OpenRun.read(kept, f"the record of open run {run}")
+
+
+def keep_planned_vm(repository: Repository, run: str, vm_uuid: str, planned: PlannedVm) -> PlannedVm:
+    """Returns what is kept: of two schedulers that planned the same VM, both go on with the first record."""
+    return _read_planned_vm(repository.keep_run_vm(run, vm_uuid, planned.write()), run, vm_uuid)
+
+
+def planned_vm(repository: Repository, run: str, vm_uuid: str) -> PlannedVm | None:
+    """None when the VM was not planned yet, or the run has ended."""
+    kept = repository.run_vm(run, vm_uuid)
+    return None if kept is None else _read_planned_vm(kept, run, vm_uuid)
+
+
+def _read_planned_vm(kept: bytes, run: str, vm_uuid: str) -> PlannedVm:
+    return PlannedVm.read(kept, f"the record of VM {vm_uuid} of run {run}")
+
+
+def result_of(repository: Repository, run: str) -> RunResult | None:
+    """None when the run has not ended, or never was."""
+    kept = repository.result(run)
+    return None if kept is None else _read_result(kept, run)
+
+
+def results(repository: Repository) -> Iterator[RunResult]:
+    """Of all runs that have ended, the newest last."""
+    for run, kept in repository.results():
+        yield _read_result(kept, run)
+
+
+def _read_result(kept: bytes, run: str) -> RunResult:
+    return RunResult.read(kept, f"the result of run {run}")
