@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from workers.fleet import DiskProgress, DiskWork, Grant, Ledger, scripts
+from workers.fleet import DiskFacts, DiskProgress, DiskWork, Grant, Ledger, scripts
 
 _NOW = """
 local function now()
@@ -20,6 +20,17 @@ local function now()
 end
 """
 START = 1_800_000_000.0
+
+FULL_DISK = DiskFacts(
+    vm_name="web",
+    name="root",
+    userdevice="0",
+    sr="sr",
+    mode="full",
+    reason="the first backup of this disk in this repository",
+    changed_bytes=1 << 25,
+)
+"""What is known of a disk, where a test needs some facts and not particular ones."""
 
 
 def lua_with_injected_time(folder: Path) -> Path:
@@ -58,7 +69,7 @@ def disk_work(
         batches=batches,
         hosts=hosts,
         weight=weight,
-        facts={"mode": "full", "extents": []},
+        facts=FULL_DISK,
         plan=b"\x00packed\xff",
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+from scheduler.runs.facts import result_of
 from scheduler.runs.triggers import slot_run
 from tests.acceptance.conftest import FleetMaker
+from tests.run_records import run_result
 from tests.small_servers import web_service
 from workers.repository import Repository, load_metadata_keys, open_store
 from workers.settings import load_settings
@@ -35,8 +37,8 @@ def test_two_schedulers_make_one_night_of_a_slot(make_fleet: FleetMaker) -> None
         store = open_store(settings.repository)
         repository = Repository.open(store, load_metadata_keys(store, settings.repository))
         # The night before was made, so this one counts as missed since its minute.
-        made = {"run": slot_run("nightly", before), "status": "succeeded", "disks": []}
-        repository.close_run(slot_run("nightly", before), made)
+        made = run_result(run=slot_run("nightly", before))
+        repository.close_run(made.run, made.write())
 
         fleet.environment["CBTFLEET_METRICS__SCHEDULER_PORT"] = "0"
         fleet.start("scheduler", "scheduler")
@@ -46,19 +48,20 @@ def test_two_schedulers_make_one_night_of_a_slot(make_fleet: FleetMaker) -> None
         fleet.wait_until(lambda: "ready" in (fleet.folder / "another.log").read_text())
         run = slot_run("nightly", slot)
         [body] = service.bodies
-        result = repository.result(run)
+        result = result_of(repository, run)
         points = list(repository.points())
         store.close()
     assert result is not None
-    assert body["result"] == result
+    shown = json.loads(json.dumps(result.members()))
+    assert body["result"] == shown
     assert body["subject"] == "cbtfleet: policy nightly on pool lab: succeeded"
-    assert (result["run"], result["slot"], len(result["disks"])) == (run, f"{slot:%Y-%m-%dT%H:%M:%SZ}", 2)
+    assert (result.run, result.slot, len(result.disks)) == (run, f"{slot:%Y-%m-%dT%H:%M:%SZ}", 2)
     assert {point.policy for point in points} == {"nightly"}
     told = [json.loads(line) for line in (fleet.folder / "hooks").read_text().splitlines()]
     assert sorted(facts["hook"] for facts in told) == sorted(
         ["before_snapshot", "after_snapshot"] * 2 + ["after_run"]
     )
-    assert told[-1]["result"] == result
+    assert told[-1]["result"] == shown
     fleet.stop_all()
     logs = (fleet.folder / "scheduler.log").read_text() + (fleet.folder / "another.log").read_text()
     assert logs.count(f"run {run} ended: succeeded") == 1

@@ -22,7 +22,9 @@ from typing import Any
 import redis
 
 from scheduler.policies.requests import request_from_policy
+from scheduler.runs.facts import result_of
 from scheduler.runs.submit import submit_run
+from scheduler.runs.values import RunResult
 from tests.faults.deeds import Deeds
 from tests.faults.fleet import PASSPHRASE, POLICY, Fleet, configuration
 from tests.faults.plan import Deed, Schedule
@@ -53,7 +55,7 @@ class Ran:
 
     run: str
     written: dict[str, set[int]]
-    result: dict[str, Any]
+    result: RunResult
     seconds: float
     after_heal: float
 
@@ -229,7 +231,7 @@ class Course:
             deeds.run = run
             time.sleep(0.1)
         ended = time.monotonic()
-        self.note(f"run {run} ended: {result['status']}")
+        self.note(f"run {run} ended: {result.status}")
         with self._lock:  # faults that the run has escaped
             self._agenda = [entry for entry in self._agenda if not entry[2].startswith("do: ")]
             heapq.heapify(self._agenda)
@@ -238,9 +240,9 @@ class Course:
             Ran(run, {vdi: set(blocks) for vdi, blocks in pending.items()}, result, round(ended - began, 1),
                 round(ended - healed, 1) if healed else 0.0)
         )  # fmt: skip
-        for row in result["disks"]:
-            if row["point"]:
-                pending[row["vdi"]].clear()
+        for row in result.disks:
+            if row.vdi and row.point:
+                pending[row.vdi].clear()
 
     def _do(self, deeds: Deeds, deed: Deed) -> None:
         struck = deeds.do(deed.kind, random.Random(deed.dice))
@@ -319,7 +321,7 @@ def disks_of(pool: Pool) -> list[str]:
     return [disk["vdi"] for vm in pool.facts["vms"] for disk in vm["disks"]]
 
 
-def _result(repository: Repository, run: str) -> dict[str, Any] | None:
+def _result(repository: Repository, run: str) -> RunResult | None:
     with suppress(StoreError):
-        return repository.result(run)
+        return result_of(repository, run)
     return None

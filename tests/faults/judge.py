@@ -134,16 +134,16 @@ def _judge_run(
     store: Store,
     keys: MetadataKeys,
 ) -> None:
-    rows = {row["vdi"]: row for row in ran.result["disks"] if row["vdi"]}
+    rows = {row.vdi: row for row in ran.result.disks if row.vdi}
     sizes = {disk["vdi"]: disk["size"] for vm in evidence.pool_facts["vms"] for disk in vm["disks"]}
     vm_of = {disk["vdi"]: vm["uuid"] for vm in evidence.pool_facts["vms"] for disk in vm["disks"]}
-    failed_vms = {row["vm_uuid"] for row in ran.result["disks"] if not row["vdi"] and row["error"]}
+    failed_vms = {row.vm_uuid for row in ran.result.disks if not row.vdi and row.error}
     doubled = [
-        vdi for vdi, count in Counter(row["vdi"] for row in ran.result["disks"]).items() if vdi and count > 1
+        vdi for vdi, count in Counter(row.vdi for row in ran.result.disks).items() if vdi and count > 1
     ]
     if doubled:
         say(f"result of {ran.run}: {len(doubled)} disks are named twice")
-    excused = ran.result["status"] == "cancelled" or ran.result.get("error")
+    excused = ran.result.status == "cancelled" or ran.result.error
     for vdi, size in sizes.items():
         where = f"run {ran.run}, disk {vdi}"
         row, point = rows.get(vdi), by_place.get((ran.run, vm_of[vdi], vdi))
@@ -151,18 +151,18 @@ def _judge_run(
             if not excused and vm_of[vdi] not in failed_vms:
                 say(f"{where}: not in the result, and no reason why")
             continue
-        if (row["point"] is None) != (point is None):
-            say(f"{where}: point {row['point']} in the result, {'none' if point is None else 'one'} stored")
-        if row["point"] is None and not row["error"]:
+        if (row.point is None) != (point is None):
+            say(f"{where}: point {row.point} in the result, {'none' if point is None else 'one'} stored")
+        if row.point is None and not row.error:
             say(f"{where}: neither a point nor a reason")
         if point is None:
             continue
-        if row["read_bytes"] != row["changed_bytes"]:
-            say(f"{where}: {row['read_bytes']} bytes counted, {row['changed_bytes']} planned")
-        wanted = set(range(block_count(size))) if row["mode"] == "full" else ran.written[vdi]
+        if row.read_bytes != row.changed_bytes:
+            say(f"{where}: {row.read_bytes} bytes counted, {row.changed_bytes} planned")
+        wanted = set(range(block_count(size))) if row.mode == "full" else ran.written[vdi]
         planned = sum(block_length(block, size) for block in wanted)
-        if row["changed_bytes"] != planned:
-            say(f"{where}: {row['changed_bytes']} bytes planned, guests changed {planned} ({row['mode']})")
+        if row.changed_bytes != planned:
+            say(f"{where}: {row.changed_bytes} bytes planned, guests changed {planned} ({row.mode})")
         missing = wanted - reads.get(point.snapshot, set())
         if missing:
             say(f"{where}: {len(missing)} blocks were never read whole from a host")
@@ -172,7 +172,7 @@ def _judge_run(
         # zeros over zeros are left out, which the comparison of the bytes has looked at
         if not stored.keys() <= wanted or any(count > 1 for count in stored.values()):
             say(f"{where}: the segments hold {sum(stored.values())} blocks, {len(wanted)} changed")
-    if ran.result["status"] == "succeeded" and any(row["error"] for row in ran.result["disks"]):
+    if ran.result.status == "succeeded" and any(row.error for row in ran.result.disks):
         say(f"run {ran.run} calls itself succeeded with errors in it")
 
 

@@ -58,10 +58,10 @@ def run_one(seed: int, folder: Path) -> dict[str, Any]:
         "runs": [
             {
                 "run": ran.run,
-                "status": ran.result["status"],
+                "status": ran.result.status,
                 "seconds": ran.seconds,
                 "after_heal": ran.after_heal,
-                "errors": [row["error"] for row in ran.result["disks"] if row["error"]],
+                "errors": [row.error for row in ran.result.disks if row.error],
             }
             for ran in evidence.runs
         ],

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scheduler.policies.requests import RunRequest
+from scheduler.runs.values import OpenRun, ResultRow, RunResult
 from workers.extents import BLOCK_SIZE, Plan, block_count
 from workers.repository import (
     DiskPoint,
@@ -82,6 +84,12 @@ def plan_of(blocks: dict[int, str], size: int) -> Plan:
     return Plan.from_bitmap(np.packbits(bits).tobytes(), size)
 
 
+def row_of(disk: DiskPoint, point: str) -> ResultRow:
+    return ResultRow(
+        "golden", VM, disk.vdi, disk.name, disk.mode, disk.reason, disk.changed_bytes, point=point
+    )
+
+
 def fill(store: Store, settings: RepositorySettings) -> list[dict[str, object]]:
     keys = load_private_keys(store, settings, lambda: PASSPHRASE)
     repository = Repository.open(store, keys)
@@ -91,7 +99,8 @@ def fill(store: Store, settings: RepositorySettings) -> list[dict[str, object]]:
     expected: list[dict[str, object]] = []
     for hour, (name, size, changed) in enumerate(STEPS):
         run = f"20261122T{hour:02d}0000Z-{name}"
-        repository.open_run(run, {"policy": "golden"})
+        time = f"2026-11-22T{hour:02d}:00:00Z"
+        repository.open_run(run, OpenRun(RunRequest("lab", ("golden",)), time, {VM: "golden"}).write())
         contents[0] += bytes(size - len(contents[0]))
         for block, kind in changed.items():
             length = min(BLOCK_SIZE, size - block * BLOCK_SIZE)
@@ -114,9 +123,10 @@ def fill(store: Store, settings: RepositorySettings) -> list[dict[str, object]]:
                 }
             )
         parents = list(disks)
-        time = f"2026-11-22T{hour:02d}:00:00Z"
         repository.commit_point(Point(point_id(run, VM), "golden", VM, time, run, "lab", tuple(disks)))
-        repository.close_run(run, {"run": run, "status": "succeeded"})
+        rows = tuple(row_of(disk, point_id(run, VM)) for disk in disks)
+        result = RunResult(run, "succeeded", None, "lab", None, started=time, ended=time, disks=rows)
+        repository.close_run(run, result.write())
     return expected
 
 

@@ -85,8 +85,8 @@ def test_all_keys_plans_and_runs_are_read(
     assert load_metadata_keys(store, settings) == keys.metadata
     repository = Repository.open(store, keys)
     results = list(repository.results())
-    assert [result["status"] for result in results] == ["succeeded"] * 5
-    plan = repository.plan(results[1]["run"], EXPECTED[kind]["disks"][0]["vdi"])
+    assert [json.loads(result)["status"] for _, result in results] == ["succeeded"] * 5
+    plan = repository.plan(results[1][0], EXPECTED[kind]["disks"][0]["vdi"])
     assert plan.batch(0).tolist() == [1, 2, 600]
 
 

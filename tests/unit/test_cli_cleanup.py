@@ -10,7 +10,9 @@ import pytest
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, VmSpec
 from scheduler.pool_objects.ownership import OwnershipTag
 from scheduler.pool_objects.snapshots import snapshot_name
+from scheduler.runs.facts import create_run
 from tests.command_line import CONFIGURATION, CommandLine
+from tests.run_records import run_facts, run_result
 from workers.fleet import Ledger
 from workers.repository import Repository, load_metadata_keys, open_store
 from workers.settings import load_settings
@@ -38,8 +40,8 @@ def leave_a_snapshot(cbtfleet: CommandLine, pool: SimulatedPool) -> None:
     store = open_store(settings.repository)
     repository = Repository.open(store, load_metadata_keys(store, settings.repository))
     ledger = Ledger.from_url(settings.redis_url())
-    ledger.create_run(RUN, {"request": {"pool": "lab"}})
-    ledger.end_run(RUN, {"run": RUN})
+    create_run(ledger, RUN, run_facts())
+    ledger.end_run(RUN, run_result(run=RUN).write())
     ledger.close()
     [vm] = pool.vms()
     with Session.login("lab", settings.pool("lab")) as session:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 
 import redis
 
 from scheduler.connections import open_repository
 from scheduler.policies.requests import RunRequest
+from scheduler.runs.facts import open_run, run_facts
+from scheduler.runs.values import OpenRun, RunFacts
 from tests.command_line import CommandLine
 from workers.fleet import Ledger
 from workers.settings import load_settings
@@ -30,12 +31,12 @@ def test_a_run_goes_on_under_its_own_name(
     )
     cbtfleet("init", "--unencrypted")
     assert f'no run "{RUN}" is open' in cbtfleet("resume", RUN).said
-    facts = {"request": RunRequest("lab", ("web",)).as_facts(), "started": "2026-11-22T01:02:03Z"}
+    opened = OpenRun(RunRequest("lab", ("web",)), "2026-11-22T01:02:03Z", {})
     with open_repository(load_settings(cbtfleet.config)) as repository:
-        repository.open_run(RUN, {**facts, "vms": {}})
+        open_run(repository, RUN, opened)
     assert cbtfleet.json("resume", "3fa9c1") == {"run": RUN, "status": "resumed"}
     assert cbtfleet.json("resume", RUN) == {"run": RUN, "status": "running"}
     with closing(Ledger.from_url(redis_url)) as ledger:
-        assert ledger.run_facts(RUN) == json.loads(json.dumps(facts))
+        assert run_facts(ledger, RUN) == RunFacts(opened.request, opened.started)
     redis_client.flushall()
     assert f"Run {RUN} goes on." in cbtfleet("resume", RUN).out

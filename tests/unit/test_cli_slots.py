@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,12 @@ from infra.simulator import PoolSpec, SimulatedPool
 from scheduler.checks.ledger_facts import read_ledger
 from scheduler.checks.slots import check_slots
 from scheduler.hosts.slot_report import troubles, waits_for
+from scheduler.runs.facts import create_run
+from scheduler.runs.values import VmFacts
 from tests.command_line import CONFIGURATION, CommandLine
-from workers.fleet import DiskWork, Grant, Host, Ledger, Outcome, Slot
+from tests.fleet_clock import FULL_DISK, disk_work
+from tests.run_records import run_facts
+from workers.fleet import Grant, Host, Ledger, Outcome, Slot
 from workers.settings import load_settings
 
 HOST = "11111111-2222-4333-8444-555555555555"
@@ -35,13 +40,11 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 
 def granted(ledger: Ledger, host: str) -> Grant:
     """A grant for the disk "data" of VM "db"; nobody counts here, so nothing has to be confirmed."""
-    ledger.create_run("run", {"request": {"pool": "lab"}})
-    ledger.add_vms("run", {"vm": {"name": "db"}})
+    create_run(ledger, "run", run_facts())
+    ledger.add_vms("run", {"vm": VmFacts("db").write()})
     ledger.set_host("lab", host, 2)
-    facts = {"vm_name": "db", "name": "data"}
-    ledger.start_vm(
-        "run", "vm", [DiskWork("run", "vm", "disk", "lab", "snap", 1 << 20, 1, (host,), facts=facts)]
-    )
+    facts = replace(FULL_DISK, vm_name="db", name="data")
+    ledger.start_vm("run", "vm", [replace(disk_work("disk", 1, hosts=(host,)), facts=facts)])
     ledger.node_alive("node", 1)
     [grant] = ledger.admit()
     return grant

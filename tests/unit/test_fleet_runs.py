@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import redis
 
-from tests.fleet_clock import START, Fleet, disk_work
+from tests.fleet_clock import FULL_DISK, START, Fleet, disk_work
 from workers.fleet import LedgerError, Limits, Outcome, Step, Timing, UnknownToLedger, Verdict, scripts
 
 TIMING = Timing()
@@ -61,11 +61,11 @@ def test_a_run_from_start_to_end(fleet: Fleet) -> None:
     progress = ledger.progress("run")
     assert (progress.state, progress.cancelled) == ("ended", False)
     assert (progress.created, progress.ended) == (START, START + 2)
-    assert [(vm.vm, vm.state, vm.facts) for vm in progress.vms] == [("vm", "finished", {"point": "abc"})]
+    assert [(vm.vm, vm.state, vm.facts) for vm in progress.vms] == [("vm", "finished", b"the last")]
     disk, empty = progress.disks
     assert (disk.disk, disk.vm, disk.state, disk.batches, disk.done) == ("d1", "vm", "complete", 1, 1)
     assert (disk.read_bytes, disk.stored_bytes, disk.started, disk.ended) == (100, 50, START, START + 2)
-    assert (disk.error, disk.facts) == (None, {"mode": "full", "extents": []})
+    assert (disk.error, disk.facts) == (None, FULL_DISK)
     assert (empty.state, empty.batches, empty.ended) == ("complete", 0, START)
 
 
@@ -94,8 +94,8 @@ def test_adding_vms_again_adds_only_the_new_ones(fleet: Fleet) -> None:
     fleet.ledger.add_vms("run", {"vm": b"first"})
     fleet.ledger.add_vms("run", {"vm": b"again", "vm2": b""})
     assert [(vm.vm, vm.facts) for vm in fleet.ledger.progress("run").vms] == [
-        ("vm", {"name": "first"}),
-        ("vm2", {}),
+        ("vm", b"first"),
+        ("vm2", b""),
     ]
     fleet.ledger.finish_vm("run", "vm")
     fleet.ledger.finish_vm("run", "vm")

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from scheduler.policies.requests import RunRequest
+from scheduler.runs.facts import open_run
+from scheduler.runs.values import OpenRun
 from tests.command_line import CommandLine
+from tests.run_records import run_result
 from workers.repository import DiskPoint, Point, Repository, load_metadata_keys, open_store, point_id
 from workers.settings import load_settings
 
@@ -122,12 +126,12 @@ def test_a_vm_that_is_being_backed_up_keeps_all_of_its_points(site: CommandLine)
     points = [commit(site, f"{day}T01:00") for day in (18, 19, 20)]
     others = [commit(site, f"{day}T01:00", vm="db") for day in (18, 19, 20)]
     with repository(site) as opened:
-        opened.open_run("running", {"request": {"policy": None}, "vms": {"u-web": {"name": "web"}}})
+        open_run(opened, "running", OpenRun(RunRequest("lab"), "2026-11-21T01:00:00Z", {"u-web": "web"}))
         done = site.json("forget", "--policy", "nightly")
         assert ids(done["forgotten"]) == [others[0].id]
         assert done["kept"][0]["kept_by"] == ["a run is backing this VM up"]
         assert "a run is backing this VM up" in site("forget", points[0].id, "--even-last").said
-        opened.close_run("running", {"run": "running", "disks": []})
+        opened.close_run("running", run_result(run="running").write())
     assert ids(site.json("forget", "--policy", "nightly")["forgotten"]) == [points[0].id]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from dataclasses import replace
 from email import message_from_string, policy
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,17 @@ import pytest
 
 from scheduler.notifications import compose, notify, parse_notifications
 from scheduler.notifications.channels import Notifications
+from scheduler.runs.values import ResultRow, RunResult
 from tests.certificates import make_identity
 from tests.conftest import free_port
+from tests.run_records import RUN, result_row, run_result
 from tests.small_servers import mail_server, web_service
 from workers.errors import ConfigurationError
 from workers.settings import Settings, load_settings
 
-DONE = {
-    "vm": "web",
-    "vm_uuid": "u-web",
-    "vdi": "u-root",
-    "name": "root",
-    "mode": "incremental",
-    "reason": None,
-    "changed_bytes": 3 << 20,
-    "read_bytes": 3 << 20,
-    "stored_bytes": 1 << 20,
-    "seconds": 2.0,
-    "bytes_per_second": 1572864,
-    "point": "0123456789ab",
-    "error": None,
-}
-FAILED = {**DONE, "vm": "db", "vdi": "u-data", "name": "data", "point": None}
-FAILED["error"] = 'VM "db", disk data: the host does not answer'
+DONE = result_row()
+ERROR = 'VM "db", disk data: the host does not answer'
+FAILED = replace(DONE, vm="db", vdi="u-data", name="data", point=None, error=ERROR)
 
 
 @pytest.fixture(autouse=True)
@@ -43,19 +32,9 @@ def warnings_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
 
 
-def result(*rows: dict[str, Any], status: str = "succeeded", **more: Any) -> dict[str, Any]:
-    return {
-        "run": "20261122T010000Z-3fa9c1",
-        "status": status,
-        "policy": "nightly",
-        "pool": "lab",
-        "started": "2026-11-22T01:00:02Z",
-        "ended": "2026-11-22T01:03:07Z",
-        "error": None,
-        "warnings": [],
-        "disks": list(rows),
-        **more,
-    }
+def result(*rows: ResultRow, **changes: Any) -> RunResult:
+    times = {"started": "2026-11-22T01:00:02Z", "ended": "2026-11-22T01:03:07Z"}
+    return run_result(*rows, **times | changes)
 
 
 GOOD = compose(result(DONE))
@@ -77,12 +56,12 @@ def smtp(port: int, **more: Any) -> Notifications:
 
 
 def test_a_good_run_in_words() -> None:
-    full = {**DONE, "mode": "full", "reason": "the first backup of this disk in this repository"}
+    full = replace(DONE, mode="full", reason="the first backup of this disk in this repository")
     message = compose(result(full, slot="2026-11-22T01:00:00Z"), forgotten=2)
     assert message.subject == "cbtfleet: policy nightly on pool lab: succeeded"
     assert not message.problem
     assert message.text == (
-        "Run 20261122T010000Z-3fa9c1 of policy nightly on pool lab: succeeded.\n"
+        f"Run {RUN} of policy nightly on pool lab: succeeded.\n"
         "Started 2026-11-22T01:00:02Z, ended 2026-11-22T01:03:07Z, after 3 min 05 s.\n"
         "1 disk, 3 MiB read, 1 MiB stored.\n"
         "\n"
@@ -98,10 +77,10 @@ def test_what_went_wrong_comes_first() -> None:
     late = result(
         FAILED,
         DONE,
-        {**FAILED, "vm": "mail", "vdi": None, "error": "no snapshot"},
+        replace(FAILED, vm="mail", vdi=None, error="no snapshot"),
         status="partial",
         slot="2026-11-21T23:00:00Z",
-        warnings=["a snapshot is left"],
+        warnings=("a snapshot is left",),
     )
     message = compose(late, ["hook after_run failed"])
     assert message.subject == "cbtfleet: policy nightly on pool lab: partial, 2 of 3 failed"
@@ -123,15 +102,14 @@ def test_what_went_wrong_comes_first() -> None:
     [
         (result(DONE), [], False),
         (result(DONE), ["retention failed"], True),
-        (result(DONE, warnings=["left over"]), [], True),
-        (result(DONE, {**FAILED, "error": "the run was cancelled"}, status="cancelled"), [], False),
-        (result(status="cancelled", warnings=["left over"]), [], True),
+        (result(DONE, warnings=("left over",)), [], True),
+        (result(DONE, replace(FAILED, error="the run was cancelled"), status="cancelled"), [], False),
+        (result(status="cancelled", warnings=("left over",)), [], True),
         (result(status="skipped"), [], True),
         (result(status="failed", error="no pool"), [], True),
-        ({"run": "r", "status": "failed", "disks": [], "error": "lost"}, [], True),
     ],
 )
-def test_which_runs_need_a_person(found: dict[str, Any], troubles: list[str], problem: bool) -> None:
+def test_which_runs_need_a_person(found: RunResult, troubles: list[str], problem: bool) -> None:
     assert compose(found, troubles).problem is problem
 
 
@@ -145,7 +123,7 @@ def test_a_web_service_gets_one_json_object() -> None:
     assert service.paths == ["/hook?token=secret"]
     assert set(body) == {"text", "subject", "problem", "result"}
     assert body["text"] == f"{BAD.subject}\n{BAD.text}"
-    assert body["result"]["disks"][1]["error"] == FAILED["error"]
+    assert body["result"]["disks"][1]["error"] == ERROR
 
 
 def test_only_problems_unless_always_is_said() -> None:
@@ -209,7 +187,9 @@ def test_a_mail_is_plain_text() -> None:
 
 def test_a_mail_is_of_seven_bits_whatever_a_vm_is_called() -> None:
     with mail_server() as server:
-        notify(smtp(server.port, when="always"), compose(result({**DONE, "vm": "wéb ☃"}, policy="nächtlich")))
+        notify(
+            smtp(server.port, when="always"), compose(result(replace(DONE, vm="wéb ☃"), policy="nächtlich"))
+        )
     [letter] = server.letters
     assert letter.isascii()
     read = message_from_string(letter, policy=policy.default)

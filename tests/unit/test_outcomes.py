@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.fleet_clock import disk_work
 from workers.errors import CbtfleetError
-from workers.fleet import DiskWork, LedgerUnreachable, Outcome
+from workers.fleet import LedgerUnreachable, Outcome
 from workers.nbd import Busy, ConnectionLost, ReadFailed, Stalled, TlsUntrusted, Unreachable
 from workers.repository import AccessDenied, ClockWrong, SealCheckFailed, StoreError
 from workers.stream.outcomes import (
@@ -22,7 +23,7 @@ from workers.stream.outcomes import (
 )
 from workers.xenapi import LoginRefused, NotExportable, PoolUnreachable, SessionLost, XapiFailure
 
-TWO_HOSTS = DiskWork("run", "vm", "disk", "lab", "snapshot", 1 << 20, 1, ("h1", "h2"))
+TWO_HOSTS = disk_work("disk", 1, hosts=("h1", "h2"))
 ONE_HOST = replace(TWO_HOSTS, hosts=("h1",))
 
 

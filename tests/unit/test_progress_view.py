@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from scheduler.terminal.progress_view import (
     summary_line,
 )
 from scheduler.terminal.tables import TextTable, duration, size
+from tests.fleet_clock import FULL_DISK
 from workers.fleet import DiskProgress, RunProgress, VmProgress
 
 MIB = 1 << 20
@@ -37,13 +39,13 @@ def disk(name: str = "root", **changes: Any) -> DiskProgress:
         "streams": 1,
         "attempts": 0,
         "error": None,
-        "facts": {"name": name, "mode": "full", "changed_bytes": 128 * MIB},
+        "facts": replace(FULL_DISK, name=name, changed_bytes=128 * MIB),
     }
     return DiskProgress(**(values | changes))
 
 
 def run_of(*disks: DiskProgress, state: Any = "running", cancelled: bool = False) -> RunProgress:
-    vms = [VmProgress("vm-1", "streaming", {"name": "web"})]
+    vms = [VmProgress("vm-1", "streaming", b"")]
     return RunProgress("run-1", state, cancelled, 0.0, None, vms, list(disks))
 
 
@@ -70,7 +72,12 @@ def test_totals_and_time_left() -> None:
     totals = Totals.of(
         [
             disk(),
-            disk("complete", state="complete", read_bytes=10 * MIB, facts={"changed_bytes": 10 * MIB}),
+            disk(
+                "complete",
+                state="complete",
+                read_bytes=10 * MIB,
+                facts=replace(FULL_DISK, changed_bytes=10 * MIB),
+            ),
             disk("failed", state="failed", read_bytes=5 * MIB, error="why"),
         ]
     )

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from tests.command_line import CommandLine
+from tests.run_records import RUN, result_row, run_result
 from workers.repository import Repository, load_metadata_keys, open_store
 from workers.settings import load_settings
 
-RUN = "20261122T010000Z-5be41f0a"
-DISK = {
-    "vm": "web",
-    "vm_uuid": "u-web",
-    "vdi": "u-root",
-    "name": "root",
-    "mode": "incremental",
-    "reason": None,
-    "changed_bytes": 3 << 20,
-    "read_bytes": 3 << 20,
-    "stored_bytes": 1 << 20,
-    "seconds": 2.0,
-    "bytes_per_second": 1572864,
-    "point": "0123456789ab",
-    "error": None,
-}
-WHOLE_VM = {**DISK, "vm": "db", "vdi": None, "mode": None, "point": None, "bytes_per_second": None}
-RESULT: dict[str, Any] = {
-    "run": RUN,
-    "status": "partial",
-    "policy": "nightly",
-    "pool": "lab",
-    "started": "2026-11-22T01:00:00Z",
-    "ended": "2026-11-22T01:05:00Z",
-    "error": None,
-    "warnings": [],
-    "disks": [DISK, {**WHOLE_VM, "error": 'VM "db": no snapshot'}],
-}
+FAILED_VM = result_row(
+    **dict.fromkeys(("vdi", "name", "mode", "point", "bytes_per_second")),
+    vm="db",
+    error='VM "db": no snapshot',
+)
+RESULT = run_result(result_row(), FAILED_VM, status="partial")
 
 
 @pytest.fixture
@@ -47,7 +27,7 @@ def site(cbtfleet: CommandLine, redis_url: str) -> CommandLine:
     assert cbtfleet("init", "--unencrypted").code == 0
     settings = load_settings(cbtfleet.config).repository
     with closing(open_store(settings)) as store:
-        Repository.open(store, load_metadata_keys(store, settings)).close_run(RUN, RESULT)
+        Repository.open(store, load_metadata_keys(store, settings)).close_run(RUN, RESULT.write())
     return cbtfleet
 
 
@@ -57,7 +37,7 @@ def test_a_run_that_redis_has_forgotten_is_shown_from_the_repository(site: Comma
         "state": "ended",
         "cancelled": False,
         "disks": [],
-        "result": RESULT,
+        "result": json.loads(json.dumps(RESULT.members())),
     }
     shown = site("status", RUN).out.splitlines()
     assert shown[0] == f"Run {RUN}: partial."
@@ -69,8 +49,8 @@ def test_a_run_that_redis_has_forgotten_is_shown_from_the_repository(site: Comma
 
 def test_a_run_that_was_skipped_is_in_the_list_with_its_reason(site: CommandLine) -> None:
     settings = load_settings(site.config).repository
-    skipped = {**RESULT, "run": f"{RUN[:-1]}b", "status": "skipped", "error": "it was late", "disks": []}
+    skipped = replace(RESULT, run=f"{RUN[:-1]}b", status="skipped", error="it was late", disks=())
     with closing(open_store(settings)) as store:
-        Repository.open(store, load_metadata_keys(store, settings)).close_run(str(skipped["run"]), skipped)
+        Repository.open(store, load_metadata_keys(store, settings)).close_run(skipped.run, skipped.write())
     assert [run["status"] for run in site.json("runs")["runs"]] == ["partial", "skipped"]
-    assert f"{skipped['run']}: it was late" in site("runs").out
+    assert f"{skipped.run}: it was late" in site("runs").out

@@ -68,8 +68,3 @@ def test_an_ambiguous_name_says_both_uuids() -> None:
 def test_what_is_no_ordinary_vm_is_not_found(name: str) -> None:
     with pytest.raises(SelectionError, match=f'no VM "{name}"'):
         select_vms(RunRequest("lab", (name,)), POOL)
-
-
-def test_requests_survive_the_ledger() -> None:
-    request = RunRequest("lab", ("a",), "nightly", Selector(tags=("x",)), Selector(names=("y*",)), 2.5)
-    assert RunRequest.from_facts(request.as_facts()) == request

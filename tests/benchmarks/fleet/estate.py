@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scheduler.runs.values import VmFacts
 from workers.extents import BATCH_BLOCKS, Plan, block_count
-from workers.fleet import DiskWork, Grant, Ledger
+from workers.fleet import DiskFacts, DiskWork, Grant, Ledger
 
 GIB = 1 << 30
 
@@ -37,7 +38,7 @@ class Estate:
             f"pool-{number}": [_uuid(rng) for _ in range(self.hosts_per_pool)] for number in range(self.pools)
         }
 
-    def works(self, run: str) -> Iterator[tuple[str, dict[str, str], list[DiskWork]]]:
+    def works(self, run: str) -> Iterator[tuple[str, VmFacts, list[DiskWork]]]:
         """Each VM: its uuid, its facts as `plan-run` makes them, its disks as `plan-vm` does."""
         rng = random.Random(2)
         plans = [_plan(self, seed) for seed in range(self.plans)]
@@ -50,17 +51,16 @@ class Estate:
             for position in range(self.disks_per_vm):
                 local = rng.random() < 0.2
                 snapshot = _uuid(rng)
-                facts = {
-                    "vm_name": name,
-                    "name": f"{name} disk {position}",
-                    "userdevice": str(position),
-                    "snapshot": snapshot,
-                    "sr": _uuid(rng) if local else shared_sr,
-                    "mode": "incremental",
-                    "reason": None,
-                    "changed_bytes": self.batches * BATCH_BLOCKS * 65536,
-                    "incremental_to": _uuid(rng),
-                }
+                facts = DiskFacts(
+                    vm_name=name,
+                    name=f"{name} disk {position}",
+                    userdevice=str(position),
+                    sr=_uuid(rng) if local else shared_sr,
+                    mode="incremental",
+                    reason=None,
+                    changed_bytes=self.batches * BATCH_BLOCKS * 65536,
+                    incremental_to=_uuid(rng),
+                )
                 works.append(
                     DiskWork(
                         run=run,
@@ -75,7 +75,7 @@ class Estate:
                         plan=rng.choice(plans),
                     )
                 )
-            yield vm, {"name": name, "snapshot": _uuid(rng), "time": "2026-01-01T00:00:00Z"}, works
+            yield vm, VmFacts(name, snapshot=_uuid(rng), time="2026-01-01T00:00:00Z"), works
 
 
 def submit(ledger: Ledger, run: str, estate: Estate) -> None:
@@ -85,7 +85,7 @@ def submit(ledger: Ledger, run: str, estate: Estate) -> None:
             ledger.set_host(pool, host, 16)
     vms = list(estate.works(run))
     ledger.create_run(run, b"")
-    ledger.add_vms(run, {vm: facts for vm, facts, _ in vms})
+    ledger.add_vms(run, {vm: facts.write() for vm, facts, _ in vms})
     for vm, _, works in vms:
         ledger.start_vm(run, vm, works)
 

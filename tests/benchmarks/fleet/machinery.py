@@ -12,13 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scheduler.pump import Pump
 from tests.benchmarks.fleet.empty_node import HOSTS, VIRTUAL_SIZE
 from tests.benchmarks.fleet.machine import OwnRedis, founded_ledger, own_redis, ping
 from tests.benchmarks.fleet.table import Row, median_and_p99, percentile
+from tests.fleet_clock import FULL_DISK
 from workers.broker import celery_app
 from workers.extents import Plan
 from workers.fleet import DiskWork, Ledger, Limits
@@ -46,7 +47,7 @@ class Load:
                 virtual_size=VIRTUAL_SIZE,
                 batches=self.batches,
                 hosts=tuple(HOSTS),
-                facts={"vm_name": "vm", "name": f"disk {number}"},
+                facts=replace(FULL_DISK, name=f"disk {number}"),
                 plan=plan,
             )
             for number in range(self.disks)

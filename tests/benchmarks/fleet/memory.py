@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from scheduler.policies.requests import RunRequest
+from scheduler.runs.values import RunFacts
 from tests.benchmarks.fleet.estate import Estate
 from tests.benchmarks.fleet.machine import founded_ledger, own_redis, ping, timed
 from tests.benchmarks.fleet.table import Row
@@ -54,8 +56,8 @@ def _submit(ledger: Ledger, estate: Estate) -> tuple[float, int, int]:
     """Seconds in the ledger's calls; disks; bytes of packed plans."""
     vms = list(estate.works("nightly-2026-01-01T00-00-00Z"))
     run = vms[0][2][0].run
-    seconds = timed(ledger.create_run, run, {"policy": "nightly", "pool": "pool-0"})[0]
-    seconds += timed(ledger.add_vms, run, {vm: facts for vm, facts, _ in vms})[0]
+    seconds = timed(ledger.create_run, run, RunFacts(RunRequest("pool-0"), "2026-01-01T00:00:00Z").write())[0]
+    seconds += timed(ledger.add_vms, run, {vm: facts.write() for vm, facts, _ in vms})[0]
     seconds += sum(timed(ledger.start_vm, run, vm, works)[0] for vm, _, works in vms)
     works = [work for _, _, works in vms for work in works]
     return seconds, len(works), sum(len(work.plan) for work in works)

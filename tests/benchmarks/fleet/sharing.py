@@ -11,6 +11,7 @@ from statistics import mean
 from tests.benchmarks.fleet.machine import ledger_in_virtual_time
 from tests.benchmarks.fleet.simulation import HOST_RATE, POOL, STREAM_RATE, DiskLog, Does, Simulation
 from tests.benchmarks.fleet.table import Row, jain
+from tests.fleet_clock import FULL_DISK
 from workers.fleet import DiskWork
 
 JAIN_AIM, SLOWDOWN_AIM, REUSE_AIM = 0.98, 0.01, 50
@@ -45,6 +46,7 @@ def works(
             batches=batches,
             hosts=tuple(hosts),
             weight=weight,
+            facts=FULL_DISK,
         )
         for number, batches in enumerate(sizes)
     ]

@@ -366,9 +366,9 @@ def test_known_hashes_go_with_their_run(machine: NewMachine) -> None:
     m = machine(20 * BLOCK_SIZE)
     m.write([1])
     earlier = m.backup("run1", Plan.full(m.size))
-    m.repository.open_run(NEW, {})
+    m.repository.open_run(NEW, b"{}")
     m.repository.keep_known_hashes(NEW, Plan.full(m.size), earlier)
-    m.repository.close_run(NEW, {"run": NEW})
+    m.repository.close_run(NEW, b"{}")
     assert not [key for key in m.store.objects if key.startswith("known/")]
 
 

@@ -194,7 +194,7 @@ def test_sizes_are_checked_before_they_are_believed(store: MemoryStore) -> None:
         with pytest.raises(DamagedObject, match=key):
             Repository.open(store, PLAIN).result("run1")
     store.objects[key] = marked(key, compress(b"{}"), 2)
-    assert Repository.open(store, PLAIN).result("run1") == {}
+    assert Repository.open(store, PLAIN).result("run1") == b"{}"
 
 
 def test_a_header_that_claims_terabytes_allocates_nothing(store: MemoryStore) -> None:
@@ -231,45 +231,45 @@ def test_the_bitmap_of_a_large_disk_is_kept(store: MemoryStore) -> None:
 
 def test_a_run_is_open_until_it_has_a_result(repository: Repository, store: MemoryStore) -> None:
     assert not repository.run_is_open("run1")
-    repository.open_run("run1", {"policy": "nightly"})
-    repository.open_run("run1", {"policy": "nightly"})
+    repository.open_run("run1", b"open")
+    repository.open_run("run1", b"open")
     assert repository.run_is_open("run1")
     assert list(repository.open_runs()) == ["run1"]
     assert repository.result("run1") is None
-    repository.close_run("run1", {"status": "succeeded"})
-    repository.close_run("run1", {"status": "something else"})
+    repository.close_run("run1", b"succeeded")
+    repository.close_run("run1", b"something else")
     assert not repository.run_is_open("run1")
-    assert repository.result("run1") == {"status": "succeeded"}
+    assert repository.result("run1") == b"succeeded"
     with pytest.raises(RunEnded, match="run1"):
-        repository.open_run("run1", {})
-    repository.close_run("run2", {"status": "failed"})
-    assert [result["status"] for result in repository.results()] == ["succeeded", "failed"]
+        repository.open_run("run1", b"open")
+    repository.close_run("run2", b"failed")
+    assert list(repository.results()) == [("run1", b"succeeded"), ("run2", b"failed")]
 
 
 def test_a_crash_between_result_and_the_end_of_open_is_made_good(
     repository: Repository, store: MemoryStore
 ) -> None:
-    repository.open_run("run1", {})
+    repository.open_run("run1", b"open")
     left = store.objects["runs/run1/open"]
-    repository.close_run("run1", {"status": "succeeded"})
+    repository.close_run("run1", b"succeeded")
     store.objects["runs/run1/open"] = left
-    repository.close_run("run1", {"status": "succeeded"})
+    repository.close_run("run1", b"succeeded")
     assert not repository.run_is_open("run1")
 
 
 def test_a_vm_of_a_run_is_recorded_once_and_until_the_run_has_ended(
     repository: Repository, store: MemoryStore
 ) -> None:
-    assert repository.open_facts("run1") is None
-    assert repository.open_run("run1", {"vms": {VM: {}}}) == {"vms": {VM: {}}}
-    assert repository.open_run("run1", {"vms": {}}) == {"vms": {VM: {}}} == repository.open_facts("run1")
+    assert repository.open_record("run1") is None
+    assert repository.open_run("run1", b"first") == b"first"
+    assert repository.open_run("run1", b"second") == b"first" == repository.open_record("run1")
     assert repository.run_vm("run1", VM) is None
-    assert repository.keep_run_vm("run1", VM, {"disks": [1]}) == {"disks": [1]}
-    assert repository.keep_run_vm("run1", VM, {"disks": [2]}) == {"disks": [1]}
-    assert repository.run_vm("run1", VM) == {"disks": [1]}
+    assert repository.keep_run_vm("run1", VM, b"one") == b"one"
+    assert repository.keep_run_vm("run1", VM, b"two") == b"one"
+    assert repository.run_vm("run1", VM) == b"one"
     assert list(repository.open_runs()) == ["run1"]
     assert list(repository.results()) == []
-    repository.close_run("run1", {"status": "succeeded"})
+    repository.close_run("run1", b"succeeded")
     assert [key for key in store.objects if key.startswith("runs/")] == ["runs/run1/result"]
 
 
@@ -295,4 +295,4 @@ def test_the_point_of_a_run_is_found(repository: Repository, a_point: Callable[[
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "ü", "x" * 129, ".hidden"])
 def test_names_that_cannot_be_keys_are_refused(repository: Repository, name: str) -> None:
     with pytest.raises(RepositoryError):
-        repository.open_run(name, {})
+        repository.open_run(name, b"")

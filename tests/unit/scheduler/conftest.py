@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,9 @@ from infra.simulator import PoolSpec, SimulatedPool
 from scheduler.context import ControlContext
 from scheduler.hosts.host_count import HostCounter
 from scheduler.policies.requests import request_for_vms
+from scheduler.runs.facts import result_in_ledger
 from scheduler.runs.submit import submit_run
+from scheduler.runs.values import RunResult
 from scheduler.steps import do_step
 from workers.fleet import Ledger
 from workers.nbd import Deadlines
@@ -87,12 +88,12 @@ class Site:
         run: str,
         until: Callable[[str], bool] = lambda step: False,
         stop: Callable[[], bool] = lambda: False,
-    ) -> dict[str, Any] | None:
+    ) -> RunResult | None:
         """Works off steps and grants until the run has ended, a step that `until` names is due, or `stop`."""
         for _ in range(200):
             if stop():
                 return None
-            result = self.ledger.run_result(run)
+            result = result_in_ledger(self.ledger, run)
             if result is not None:
                 return result
             self.ledger.node_alive("node", 4)
@@ -117,12 +118,13 @@ class Site:
                     count = counter.count(host.host)
                     self.ledger.counted(host.pool, host.host, host.asked, count.plugged, count.others)
 
-    def night(self) -> dict[str, Any]:
+    def night(self) -> RunResult:
         result = self.work(self.submit())
         assert result is not None
         return result
 
-    def restored(self, point: str, vdi: str) -> bytes:
+    def restored(self, point: str | None, vdi: str | None) -> bytes:
+        assert point is not None, "there is no restore point"
         [disk] = [disk for disk in self.repository.find_point(point).disks if disk.vdi == vdi]
         target = self.folder / "restored.raw"
         done: Restored = restore_disk(self.store, self.keys, disk, target, force=True, threads=2)

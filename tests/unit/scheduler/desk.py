@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from scheduler.context import ControlContext
 from scheduler.finishing.steps import end_run
 from scheduler.planning.steps import plan_run
 from scheduler.policies.policy import parse_policies
+from scheduler.runs.facts import keep_run_facts, open_run, result_in_ledger, run_facts
 from scheduler.runs.triggers import Triggers
+from scheduler.runs.values import OpenRun, RunFacts, RunResult
 from workers.fleet import Ledger
 from workers.repository import (
     DiskPoint,
@@ -44,17 +47,25 @@ class Desk:
     def runs(self) -> list[str]:
         return self.context.ledger.runs()
 
-    def end(self, run: str, error: str | None = None) -> dict[str, Any]:
+    def facts(self, run: str) -> RunFacts:
+        return run_facts(self.context.ledger, run)
+
+    def open(self, run: str) -> None:
+        """Without VMs."""
+        facts = self.facts(run)
+        open_run(self.context.repository, run, OpenRun(facts.request, facts.started, {}))
+
+    def end(self, run: str, error: str | None = None) -> RunResult:
         """Ends a run that has no VMs, or one that is skipped."""
-        if self.context.ledger.run_facts(run)["request"]["trigger"]["skipped"]:
+        facts = self.facts(run)
+        if facts.request.trigger is not None and facts.request.trigger.skipped:
             plan_run(self.context, run)
         else:
-            facts = self.context.ledger.run_facts(run)
-            self.context.ledger.set_run_facts(run, {**facts, "error": error})
-            self.context.repository.open_run(run, {**facts, "vms": {}})
+            keep_run_facts(self.context.ledger, run, replace(facts, error=error))
+            self.open(run)
             self.context.ledger.add_vms(run, {})
         end_run(self.context, run)
-        result = self.context.ledger.run_result(run)
+        result = result_in_ledger(self.context.ledger, run)
         assert result is not None
         return result
 

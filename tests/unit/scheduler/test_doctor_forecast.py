@@ -8,6 +8,7 @@ from pathlib import Path
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.checks.check import Check
 from scheduler.checks.doctor import examine
+from scheduler.runs.values import RunResult
 from tests.unit.scheduler.conftest import Site
 from workers.settings import Settings
 from workers.xenapi import Session
@@ -36,9 +37,9 @@ def forecast(site: Site) -> tuple[list[Check], dict[str, int]]:
     return checks, {words[1]: int(words[0]), words[3]: int(words[2])}
 
 
-def done(result: dict[str, object]) -> dict[str, int]:
-    modes = [row["mode"] for row in result["disks"]]  # type: ignore[attr-defined]
-    assert result["status"] == "succeeded"
+def done(result: RunResult) -> dict[str, int]:
+    modes = [row.mode for row in result.disks]
+    assert result.status == "succeeded"
     return {mode: modes.count(mode) for mode in ("incremental", "full")}
 
 

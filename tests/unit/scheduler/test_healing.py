@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
+from scheduler.runs.values import ResultRow
 from tests.unit.scheduler.conftest import Site
 from workers.xenapi import Session
 
@@ -26,24 +27,24 @@ SPEC = PoolSpec(
 def site(make_site: Callable[[PoolSpec], Site]) -> Site:
     """A pool whose one disk has been backed up once, and written to since."""
     made = make_site(SPEC)
-    assert night(made)["mode"] == "full"
+    assert night(made).mode == "full"
     made.pool.write_random(made.disks[0], blocks=3, seed=1)
     return made
 
 
-def night(site: Site) -> dict[str, Any]:
+def night(site: Site) -> ResultRow:
     """The one disk's row, after its content was compared."""
     result = site.night()
-    assert (result["status"], result["warnings"]) == ("succeeded", []), result
-    [row] = result["disks"]
-    assert site.restored(row["point"], row["vdi"]) == site.pool.content(row["vdi"])
-    return dict(row)
+    assert (result.status, result.warnings) == ("succeeded", ()), result
+    [row] = result.disks
+    assert site.restored(row.point, row.vdi) == site.pool.content(row.vdi)
+    return row
 
 
 def assert_healed(site: Site) -> None:
     site.pool.write_random(site.disks[0], blocks=2, seed=9)
     row = night(site)
-    assert (row["mode"], row["reason"], row["read_bytes"]) == ("incremental", None, 2 * 65536)
+    assert (row.mode, row.reason, row.read_bytes) == ("incremental", None, 2 * 65536)
     [snapshot] = site.pool.leftovers()["vdi_snapshots"]
     assert snapshot["type"] == "cbt_metadata"
 
@@ -93,8 +94,8 @@ def test_a_new_baseline_once_with_the_pools_own_reason(
 ) -> None:
     spoil(site)
     row = night(site)
-    assert row["mode"] == "full"
-    assert reason in row["reason"]
+    assert row.mode == "full"
+    assert reason in row.reason
     assert_healed(site)
 
 
@@ -102,30 +103,30 @@ def test_a_pool_without_messages_is_backed_up_without_its_reason(site: Site) -> 
     the_log_does_not_grow_with_the_disk(site)
     site.pool.add_fault(xapi="message.get", failure=["MESSAGE_METHOD_UNKNOWN", "message.get"], count=-1)
     row = night(site)
-    assert row["reason"] == "changed-block tracking was off and has been switched on for the next backup"
+    assert row.reason == "changed-block tracking was off and has been switched on for the next backup"
 
 
 def test_the_log_of_a_vm_whose_host_died_is_not_believed_while_it_stays_off(site: Site) -> None:
     site.pool.set_host(site.pool.hosts[1].uuid, "down")
     row = night(site)  # compares the content: the log has lost the three blocks that were written
-    assert row["mode"] == "full"
-    assert "the pool does not say that it was shut down" in row["reason"]
-    assert night(site)["mode"] == "incremental"
+    assert row.mode == "full"
+    assert "the pool does not say that it was shut down" in row.reason
+    assert night(site).mode == "incremental"
     xapi(site, "VM.start_on", vm_ref(site), site.pool.hosts[0].ref, False, False)
-    assert "VDI_CBT_METADATA_INCONSISTENT" in night(site)["reason"]
+    assert "VDI_CBT_METADATA_INCONSISTENT" in night(site).reason
     assert_healed(site)
 
 
 def test_where_nothing_keeps_messages_a_vm_that_is_off_is_believed(site: Site) -> None:
     xapi(site, "VM.clean_shutdown", vm_ref(site))
     site.pool.add_fault(xapi="message.get", failure=["MESSAGE_METHOD_UNKNOWN", "message.get"], count=-1)
-    assert night(site)["mode"] == "incremental"
+    assert night(site).mode == "incremental"
 
 
 def test_a_vm_that_was_shut_down_is_believed(site: Site) -> None:
     xapi(site, "VM.clean_shutdown", vm_ref(site))
     row = night(site)
-    assert (row["mode"], row["read_bytes"]) == ("incremental", 3 * 65536)
+    assert (row.mode, row.read_bytes) == ("incremental", 3 * 65536)
 
 
 def test_a_disk_that_moved_to_other_storage_is_recognised_by_its_drive(site: Site) -> None:
@@ -135,11 +136,11 @@ def test_a_disk_that_moved_to_other_storage_is_recognised_by_its_drive(site: Sit
     xapi(site, "VDI.pool_migrate", disk_ref(site), local, {})
     assert site.disks != [old]
     row = night(site)
-    assert row["reason"] == (
+    assert row.reason == (
         f"the drive held another disk ({old}) at the last backup: it has moved to another storage repository"
     )
     site.pool.write_random(site.disks[0], blocks=2, seed=9)
-    assert night(site)["mode"] == "incremental"
+    assert night(site).mode == "incremental"
 
 
 def test_a_smaller_disk_in_the_same_drive(site: Site) -> None:
@@ -156,7 +157,7 @@ def test_a_smaller_disk_in_the_same_drive(site: Site) -> None:
         {"VM": machine, "VDI": small, "userdevice": "0", "mode": "RW", "type": "Disk", "bootable": True,
          "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}},
     )  # fmt: skip
-    assert "at the last backup: a smaller one replaced it" in night(site)["reason"]
+    assert "at the last backup: a smaller one replaced it" in night(site).reason
 
 
 def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site: Site) -> None:
@@ -174,8 +175,8 @@ def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site:
             break
     assert result is not None
     row = night(site)
-    assert row["mode"] == "full"
-    assert "the VM was reverted to a snapshot, or it was replaced" in row["reason"]
+    assert row.mode == "full"
+    assert "the VM was reverted to a snapshot, or it was replaced" in row.reason
     left = site.pool.leftovers()
     assert left["vm_snapshots"] == theirs
     assert sorted(each["type"] for each in left["vdi_snapshots"]) == ["cbt_metadata", "user"]
@@ -187,7 +188,7 @@ def test_bits_beyond_the_last_block_are_not_read(make_site: Callable[[PoolSpec],
     made.pool.resize(made.disks[0], 13 * 65536 + 512)
     made.pool.write_random(made.disks[0], blocks=2, seed=4)
     made.pool.add_fault(sm="cbt_padding", count=-1)
-    assert night(made)["mode"] == "incremental"
+    assert night(made).mode == "incremental"
 
 
 def test_a_host_that_dies_in_the_middle_of_a_run(site: Site) -> None:
@@ -200,7 +201,7 @@ def test_a_host_that_dies_in_the_middle_of_a_run(site: Site) -> None:
 
     result = site.work(site.submit(), stop=crash)
     assert result is not None
-    assert result["status"] == "succeeded", result
+    assert result.status == "succeeded", result
     assert not host.up
-    assert night(site)["mode"] == "full"
+    assert night(site).mode == "full"
     assert_healed(site)

@@ -74,11 +74,11 @@ def test_a_vms_snapshot_is_taken_between_its_hooks(make_site: MakeSite) -> None:
     _, run = begin(site)
     result = site.work(run)
     assert result is not None
-    assert (result["status"], result["warnings"], result["policy"]) == ("succeeded", [], "nightly")
-    assert result["slot"].endswith(":00Z")
-    for row in result["disks"]:
-        assert row["name"] in ("root", "data")
-        assert row["bytes_per_second"] == round(row["read_bytes"] / row["seconds"])
+    assert (result.status, result.warnings, result.policy) == ("succeeded", (), "nightly")
+    assert result.slot.endswith(":00Z")
+    for row in result.disks:
+        assert row.name in ("root", "data")
+        assert row.bytes_per_second == round(row.read_bytes / row.seconds)
     [before], [after] = said(site, "before"), said(site, "after")
     assert {key: before[key] for key in ("hook", "run", "policy", "pool", "vm", "vm_uuid")} == {
         "hook": "before_snapshot",
@@ -112,13 +112,13 @@ def test_a_before_hook_that_fails(make_site: MakeSite, on_failure: str) -> None:
     [after] = said(site, "after")
     assert after["before_snapshot"] == "failed"
     if on_failure == "skip":
-        [row] = result["disks"]
-        assert (result["status"], row["error"]) == ("failed", f'VM "db": not backed up, as its {why}')
+        [row] = result.disks
+        assert (result.status, row.error) == ("failed", f'VM "db": not backed up, as its {why}')
         assert after["snapshot"] is None
         assert list(site.repository.points()) == []
     else:
-        assert result["status"] == "succeeded"
-        assert result["warnings"] == [f'VM "db": backed up all the same, but its {why}']
+        assert result.status == "succeeded"
+        assert result.warnings == (f'VM "db": backed up all the same, but its {why}',)
     assert_clean(site)
 
 
@@ -132,9 +132,9 @@ def test_the_after_hook_runs_when_the_snapshot_fails(make_site: MakeSite) -> Non
     _, run = begin(with_policy(site, hooks=hooks))
     result = site.work(run)
     assert result is not None
-    [row] = result["disks"]
+    [row] = result.disks
     [after] = said(site, "after")
-    assert "SR_BACKEND_FAILURE_44" in row["error"]
+    assert "SR_BACKEND_FAILURE_44" in row.error
     assert "SR_BACKEND_FAILURE_44" in after["error"]
     assert after["before_snapshot"] == "succeeded"
 
@@ -159,7 +159,7 @@ def test_a_scheduler_that_dies_between_the_hooks_leaves_nothing_frozen(make_site
     site.ledger.cancel(run)
     result = site.work(run)
     assert result is not None
-    assert result["status"] == "cancelled"
+    assert result.status == "cancelled"
     [after] = said(site, "after")
     assert (after["error"], said(site, "before")) == ("the scheduler died", [])
 
@@ -168,7 +168,7 @@ def test_a_run_by_hand_has_no_hooks(make_site: MakeSite) -> None:
     site = make_site(ONE_VM)
     with_policy(site, hooks={"before_snapshot": recording(site, "before")})
     result = site.night()
-    assert (result["status"], result["slot"], said(site, "before")) == ("succeeded", None, [])
+    assert (result.status, result.slot, said(site, "before")) == ("succeeded", None, [])
 
 
 TWO_VMS = PoolSpec(
@@ -227,12 +227,12 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
         result = site.work(run)
     assert result is not None
     line = f"stopped at the window's end {end:%H:%M} UTC"
-    rows = {row["vdi"] or row["vm"]: row for row in result["disks"]}
-    assert result["status"] == "partial"
-    assert rows.pop("web")["error"] == f'VM "web": {line}'
-    point = rows[done]["point"]
-    assert (rows[done]["error"], rows.pop(done)["mode"]) == (None, "full")
+    rows = {row.vdi or row.vm: row for row in result.disks}
+    assert result.status == "partial"
+    assert rows.pop("web").error == f'VM "web": {line}'
+    point = rows[done].point
+    assert (rows[done].error, rows.pop(done).mode) == (None, "full")
     [stopped] = rows.values()
-    assert (stopped["error"], stopped["point"]) == (line, None)
+    assert (stopped.error, stopped.point) == (line, None)
     assert site.restored(point, done) == site.pool.content(done)
     assert_clean(site)

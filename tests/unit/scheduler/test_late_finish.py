@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import redis
@@ -42,7 +41,7 @@ def test_what_a_late_finish_says_of_a_vm_stays(
         return point_of_run(repository, its_run, its_vm)
 
     monkeypatch.setattr(Repository, "point_of_run", finish_comes_late)
-    result: dict[str, Any] | None = site.work(run)
+    result = site.work(run)
     assert looked == [vm]
     assert result is not None
-    assert [(row["name"], row["point"] is not None) for row in result["disks"]] == [("root", True)]
+    assert [(row.name, row.point is not None) for row in result.disks] == [("root", True)]

@@ -15,10 +15,11 @@ from scheduler.background_loop import BackgroundLoop
 from scheduler.metrics import SchedulerMetrics
 from scheduler.pump import Pump
 from tests.conftest import free_port
+from tests.fleet_clock import disk_work
 from tests.until import until
 from workers.broker import celery_app
 from workers.errors import CbtfleetError
-from workers.fleet import DiskWork, Ledger
+from workers.fleet import Ledger
 from workers.metrics_server import serve_metrics
 
 
@@ -59,7 +60,7 @@ def test_the_ledgers_figures_and_the_pumps_own(ledger: Ledger, redis_url: str) -
         ledger.create_run("run", b"")
         ledger.add_vms("run", {"vm": b""})
         ledger.set_host("lab", "host", 2)
-        works = [DiskWork("run", "vm", f"disk{n}", "lab", f"s{n}", 1 << 20, 1, ("host",)) for n in range(2)]
+        works = [disk_work(f"disk{n}", 1, hosts=("host",)) for n in range(2)]
         ledger.start_vm("run", "vm", works)
         ledger.node_alive("node", 1)
         app = celery_app(redis_url)

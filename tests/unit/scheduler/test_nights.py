@@ -13,6 +13,7 @@ from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.finishing.steps import finish_vm
 from scheduler.planning.steps import plan_vm
 from scheduler.pool_objects.snapshots import snapshot_name
+from scheduler.runs.values import ResultRow, RunResult
 from tests.unit.scheduler.conftest import Site
 from workers.extents import Plan
 from workers.repository import AccessDenied, Repository, StoreUnavailable
@@ -31,7 +32,7 @@ MakeSite = Callable[[PoolSpec], Site]
 def site(make_site: MakeSite) -> Site:
     """A pool whose disks have been backed up once."""
     made = make_site(SPEC)
-    assert made.night()["status"] == "succeeded"
+    assert made.night().status == "succeeded"
     return made
 
 
@@ -47,13 +48,13 @@ def assert_clean(site: Site, tasks: int = 0) -> None:
         assert [each["type"] for each in snapshots(site, vdi)] == ["cbt_metadata"]
 
 
-def rows(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["vdi"]: row for row in result["disks"]}
+def rows(result: RunResult) -> dict[str, ResultRow]:
+    return {row.vdi: row for row in result.disks if row.vdi is not None}
 
 
-def assert_restores(site: Site, result: dict[str, Any]) -> None:
+def assert_restores(site: Site, result: RunResult) -> None:
     for vdi in site.disks:
-        assert site.restored(rows(result)[vdi]["point"], vdi) == site.pool.content(vdi)
+        assert site.restored(rows(result)[vdi].point, vdi) == site.pool.content(vdi)
 
 
 def destroy_base(site: Site, vdi: str) -> None:
@@ -97,18 +98,18 @@ def test_a_full_says_why_and_only_for_that_disk(
     spoil(site, data)
     changed = site.pool.write_random(root, blocks=3, seed=5)
     result = site.night()
-    assert result["status"] == "succeeded"
-    assert rows(result)[data]["mode"] == "full"
-    assert reason in rows(result)[data]["reason"]
-    assert rows(result)[data]["read_bytes"] == 6 * MiB
-    assert (rows(result)[root]["mode"], rows(result)[root]["read_bytes"]) == (
+    assert result.status == "succeeded"
+    assert rows(result)[data].mode == "full"
+    assert reason in rows(result)[data].reason
+    assert rows(result)[data].read_bytes == 6 * MiB
+    assert (rows(result)[root].mode, rows(result)[root].read_bytes) == (
         "incremental",
         len(changed) * 65536,
     )
     assert_restores(site, result)
     site.pool.clear_faults()
     again = site.night()
-    assert {row["mode"] for row in again["disks"]} == {"incremental"}
+    assert {row.mode for row in again.disks} == {"incremental"}
     assert_clean(site)
 
 
@@ -130,25 +131,25 @@ def test_a_disk_that_fails_leaves_the_other_and_its_own_base_alone(
     site.pool.write_random(data, blocks=4, seed=1)
     site.pool.add_fault(**fault, count=1)
     result = site.night()
-    assert result["status"] == "partial"
-    [failed] = [row for row in result["disks"] if row["error"]]
-    assert said in failed["error"]
-    assert failed["point"] is None
+    assert result.status == "partial"
+    [failed] = [row for row in result.disks if row.error]
+    assert said in failed.error
+    assert failed.point is None
     assert [disk.vdi for disk in site.repository.find_point(good_point(result)).disks] != [root, data]
     assert_clean(site)
-    assert failed["vdi"] != data or snapshots(site, data) == base
-    assert_restores(site, {"disks": site.night()["disks"]})
+    assert failed.vdi != data or snapshots(site, data) == base
+    assert_restores(site, site.night())
 
 
-def good_point(result: dict[str, Any]) -> str:
-    return next(str(row["point"]) for row in result["disks"] if row["point"])
+def good_point(result: RunResult) -> str:
+    return next(str(row.point) for row in result.disks if row.point)
 
 
 def test_a_snapshot_call_whose_answer_is_lost_leaves_exactly_one_snapshot(site: Site) -> None:
     site.pool.add_fault(xapi="VM.snapshot", drop_reply=True)
     result = site.night()
-    assert result["status"] == "succeeded", result
-    assert {row["mode"] for row in result["disks"]} == {"incremental"}
+    assert result.status == "succeeded", result
+    assert {row.mode for row in result.disks} == {"incremental"}
     calls = site.pool.log()["calls"]
     assert calls["Async.VM.snapshot"] == 2, "the first night's and this one's"
     assert_clean(site, tasks=1)  # the task whose reference was in the lost answer; XAPI collects it
@@ -215,8 +216,8 @@ def test_a_cancelled_run_commits_nothing_and_cleans_up(site: Site) -> None:
         if result:
             break
     assert result is not None
-    assert result["status"] == "cancelled"
-    assert [row["error"] for row in result["disks"]] == ["not committed: the run was cancelled"] * 2
+    assert result.status == "cancelled"
+    assert [row.error for row in result.disks] == ["not committed: the run was cancelled"] * 2
     assert list(site.repository.points()) == before
     assert_clean(site)
 
@@ -226,10 +227,10 @@ def test_growth_is_read_where_it_was_written_and_restored_at_its_size(site: Site
     site.pool.resize(root, 8 * MiB)
     written = site.pool.write_random(root, blocks=5, seed=3)
     result = site.night()
-    assert rows(result)[root]["mode"] == "incremental"
-    assert rows(result)[root]["read_bytes"] == len(written) * 65536
+    assert rows(result)[root].mode == "incremental"
+    assert rows(result)[root].read_bytes == len(written) * 65536
     assert_restores(site, result)
-    assert len(site.restored(rows(result)[root]["point"], root)) == 8 * MiB
+    assert len(site.restored(rows(result)[root].point, root)) == 8 * MiB
 
 
 def test_nights_without_end_keep_one_base_and_every_point(site: Site) -> None:
@@ -239,7 +240,7 @@ def test_nights_without_end_keep_one_base_and_every_point(site: Site) -> None:
             site.pool.write_random(vdi, blocks=3, seed=number)
         result = site.night()
         for vdi in site.disks:
-            points[rows(result)[vdi]["point"], vdi] = site.pool.content(vdi)
+            points[rows(result)[vdi].point, vdi] = site.pool.content(vdi)
         assert_clean(site)
     for (point, vdi), content in points.items():
         assert site.restored(point, vdi) == content
@@ -248,8 +249,8 @@ def test_nights_without_end_keep_one_base_and_every_point(site: Site) -> None:
 def test_a_vm_without_disks_is_no_failure(make_site: MakeSite) -> None:
     site = make_site(dataclasses.replace(SPEC, vms=(VmSpec("empty", ()),)))
     result = site.night()
-    assert result["status"] == "succeeded"
-    assert [(row["vdi"], row["error"], row["reason"]) for row in result["disks"]] == [
+    assert result.status == "succeeded"
+    assert [(row.vdi, row.error, row.reason) for row in result.disks] == [
         (None, None, "skipped: the VM has no disk")
     ]
     assert site.pool.leftovers()["vm_snapshots"] == []
@@ -259,9 +260,9 @@ def test_disks_on_storage_without_tracking_are_backed_up_in_full_each_night(make
     site = make_site(dataclasses.replace(SPEC, sr_has_cbt=False))
     for _ in range(2):
         result = site.night()
-        assert result["status"] == "succeeded", result
-        assert {row["mode"] for row in result["disks"]} == {"full"}
-        assert all("the storage cannot track changed blocks" in row["reason"] for row in result["disks"])
+        assert result.status == "succeeded", result
+        assert {row.mode for row in result.disks} == {"full"}
+        assert all("the storage cannot track changed blocks" in row.reason for row in result.disks)
         assert_restores(site, result)
         left = site.pool.leftovers()
         assert (left["vm_snapshots"], left["vdi_snapshots"]) == ([], [])
@@ -271,11 +272,11 @@ def test_a_damaged_restore_point_is_said_and_the_next_backup_is_a_full(site: Sit
     [path] = [each for each in (site.folder / "store" / "points").rglob("*") if each.is_file()]
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     result = site.night()
-    assert {row["mode"] for row in result["disks"]} == {"full"}
-    assert all("last restore point cannot be read" in row["reason"] for row in result["disks"])
+    assert {row.mode for row in result.disks} == {"full"}
+    assert all("last restore point cannot be read" in row.reason for row in result.disks)
     damaged: list[str] = []
     good = list(site.repository.points(on_damage=lambda error: damaged.append(error.object)))
-    assert [point.run for point in good] == [result["run"]]
+    assert [point.run for point in good] == [result.run]
     assert damaged == [str(path.relative_to(site.folder / "store"))]
     assert_restores(site, result)
 
@@ -291,8 +292,8 @@ def test_a_step_that_breaks_in_an_unforeseen_way_ends_the_run_all_the_same(
 
     monkeypatch.setattr(f"scheduler.steps.{step}", broken)
     result = site.night()
-    assert result["status"] == "failed"
-    lines = [result["error"], *(row["error"] for row in result["disks"])]
+    assert result.status == "failed"
+    lines = [result.error, *(row.error for row in result.disks)]
     assert any("unexpected KeyError in" in line for line in lines if line)
     assert not any("secret" in line for line in lines if line)
     assert step == "end_run" or [point.id for point in site.repository.points()] == before
@@ -306,21 +307,21 @@ def test_a_clean_up_that_breaks_in_an_unforeseen_way_hides_no_restore_point(
 
     monkeypatch.setattr("scheduler.finishing.steps.clean_up_vm", broken)
     result = site.night()
-    assert result["status"] == "partial"
-    *disks, vm = result["disks"]
-    assert [row["vdi"] for row in disks] == site.disks
-    assert_restores(site, {"disks": disks})
-    assert (vm["vdi"], vm["point"]) == (None, None)
-    assert "unexpected KeyError in finish-vm" in vm["error"]
+    assert result.status == "partial"
+    *disks, vm = result.disks
+    assert [row.vdi for row in disks] == site.disks
+    assert_restores(site, result)
+    assert (vm.vdi, vm.point) == (None, None)
+    assert "unexpected KeyError in finish-vm" in str(vm.error)
 
 
 def test_what_could_not_be_removed_from_the_pool_is_said_in_the_result(site: Site) -> None:
     site.pool.add_fault(xapi="VM.destroy", failure=["INTERNAL_ERROR", "oops"], count=1)
     result = site.night()
-    assert result["status"] == "succeeded"
-    [warning] = result["warnings"]
+    assert result.status == "succeeded"
+    [warning] = result.warnings
     assert 'VM "db": not everything of this run could be removed' in warning
-    assert site.night()["warnings"] == []
+    assert site.night().warnings == ()
     assert_clean(site)
 
 
@@ -330,7 +331,7 @@ def test_a_vm_snapshot_that_another_fleet_made_is_left_alone(site: Site) -> None
         reference = session.call("VM.get_by_uuid", vm["uuid"])
         session.call_async("VM.snapshot", reference, snapshot_name("20261122T010203Z-3fa9c1"))
     [theirs] = site.pool.leftovers()["vm_snapshots"]
-    assert site.night()["warnings"] == []
+    assert site.night().warnings == ()
     assert site.pool.leftovers()["vm_snapshots"] == [theirs]
 
 
@@ -339,7 +340,7 @@ def test_a_pool_that_is_away_for_a_moment_is_cleaned_up_all_the_same(
 ) -> None:
     monkeypatch.setattr("scheduler.retry.PAUSES", (0.01, 0.01))
     site.pool.add_fault(xapi="VM.destroy", drop_reply=True, count=1)
-    assert site.night()["warnings"] == []
+    assert site.night().warnings == ()
     assert_clean(site, tasks=1)
 
 
@@ -351,7 +352,7 @@ def test_a_result_that_cannot_be_kept_still_names_every_disk(
 
     monkeypatch.setattr(site.repository, "close_run", refused)
     result = site.night()
-    assert (result["status"], result["error"]) == ("failed", "the store denies put")
+    assert (result.status, result.error) == ("failed", "the store denies put")
     assert_restores(site, result)
 
 
@@ -362,7 +363,7 @@ def test_the_base_of_a_run_that_the_ledger_has_forgotten_is_removed(
     for run in site.ledger.runs():
         redis_client.delete(f"cbtfleet:run:{run}")
     result = site.night()
-    assert (result["status"], result["warnings"]) == ("succeeded", [])
+    assert (result.status, result.warnings) == ("succeeded", ())
     assert_clean(site)
 
 
@@ -373,9 +374,9 @@ def test_a_plan_that_came_out_differently_when_it_was_made_again_fails_that_disk
     site.repository.keep_plan(run, data, Plan.full(6 * MiB))  # as a scheduler did that died right after
     result = site.work(run)
     assert result is not None
-    assert result["status"] == "partial"
-    assert rows(result)[root]["point"] is not None
-    assert "exists already with another content" in rows(result)[data]["error"]
+    assert result.status == "partial"
+    assert rows(result)[root].point is not None
+    assert "exists already with another content" in rows(result)[data].error
     assert_clean(site)
 
 
@@ -408,7 +409,7 @@ def test_a_store_that_is_away_for_a_moment_does_not_cost_the_night(
     monkeypatch.setattr("scheduler.retry.PAUSES", (0.0,))
     result = site.night()
     assert failures == []
-    assert result["status"] == "succeeded", result
+    assert result.status == "succeeded", result
     assert_restores(site, result)
     assert_clean(site)
 
@@ -429,5 +430,5 @@ def test_a_run_whose_result_the_store_does_not_take_ends_when_the_store_is_back(
     monkeypatch.setattr("scheduler.steps.END_AGAIN", 0.1)
     result = site.night()
     assert failures == []
-    assert result["status"] == "succeeded", result
-    assert not site.repository.run_is_open(result["run"])
+    assert result.status == "succeeded", result
+    assert not site.repository.run_is_open(result.run)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, VmSpec
+from scheduler.runs.values import RunResult
 from tests.unit.scheduler.conftest import Site
 from workers.xenapi import Session
 
@@ -24,7 +24,7 @@ SPEC = PoolSpec(
 def site(make_site: Callable[[PoolSpec], Site]) -> Site:
     """A pool whose disks have been backed up once, and changed since."""
     made = make_site(SPEC)
-    assert made.night()["status"] == "succeeded"
+    assert made.night().status == "succeeded"
     for number, vdi in enumerate(made.disks):
         made.pool.write_random(vdi, blocks=8, seed=number)
     made.pool.clear_log()
@@ -83,8 +83,8 @@ def calls_find_a_full_queue(pool: SimulatedPool) -> None:
 def test_the_night_succeeds(site: Site, trouble: Callable[[SimulatedPool], None]) -> None:
     trouble(site.pool)
     result = site.night()
-    assert result["status"] == "succeeded", result
-    assert {row["mode"] for row in result["disks"]} == {"incremental"}
+    assert result.status == "succeeded", result
+    assert {row.mode for row in result.disks} == {"incremental"}
     assert_restores(site, result)
     site.log_out()
     assert site.pool.leftovers()["sessions"] == 0
@@ -98,7 +98,7 @@ def test_sessions_that_end_all_the_time_cost_no_disk(site: Site) -> None:
 
     result = site.work(site.submit(), stop=end_sessions)
     assert result is not None
-    assert result["status"] == "succeeded"
+    assert result.status == "succeeded"
     assert_restores(site, result)
 
 
@@ -106,11 +106,11 @@ def test_a_host_in_maintenance_is_spared(site: Site) -> None:
     host = site.pool.hosts[0]
     with Session.login("lab", site.settings.pool("lab")) as session:
         session.call("host.disable", session.call("host.get_by_uuid", host.uuid))
-    assert site.night()["status"] == "succeeded"
+    assert site.night().status == "succeeded"
     assert host.uuid not in {each["host"] for each in site.pool.log()["connections"]}
 
 
-def assert_restores(site: Site, result: dict[str, Any]) -> None:
-    points = {row["vdi"]: row["point"] for row in result["disks"]}
+def assert_restores(site: Site, result: RunResult) -> None:
+    points = {row.vdi: str(row.point) for row in result.disks}
     for vdi in site.disks:
         assert site.restored(points[vdi], vdi) == site.pool.content(vdi)

@@ -31,7 +31,7 @@ SPEC = PoolSpec(
 def site(make_site: Callable[[PoolSpec], Site]) -> Site:
     """A pool whose disks have been backed up once, and written to since."""
     made = make_site(SPEC)
-    assert made.night()["status"] == "succeeded"
+    assert made.night().status == "succeeded"
     for number, vdi in enumerate(made.disks):
         made.pool.write_random(vdi, blocks=3, seed=number)
     return made
@@ -68,9 +68,9 @@ def assert_only_bases(site: Site) -> None:
 
 def assert_next_night_is_incremental(site: Site) -> None:
     result = site.night()
-    assert {row["mode"] for row in result["disks"]} == {"incremental"}
-    for row in result["disks"]:
-        assert site.restored(row["point"], row["vdi"]) == site.pool.content(row["vdi"])
+    assert {row.mode for row in result.disks} == {"incremental"}
+    for row in result.disks:
+        assert site.restored(row.point, row.vdi) == site.pool.content(row.vdi)
 
 
 def take_snapshot(site: Site, name: str) -> str:
@@ -88,7 +88,7 @@ def test_a_pool_as_it_should_be_costs_three_listings(site: Site) -> None:
 
 def test_a_snapshot_that_comes_after_the_runs_end_is_removed(site: Site) -> None:
     result = site.night()
-    take_snapshot(site, snapshot_name(result["run"]))
+    take_snapshot(site, snapshot_name(result.run))
     assert kinds(site) == ["VM snapshot", "disk snapshot", "disk snapshot"]
     assert [each.error for each in clean(site)] == [None] * 3
     assert_only_bases(site)
@@ -97,7 +97,7 @@ def test_a_snapshot_that_comes_after_the_runs_end_is_removed(site: Site) -> None
 
 def test_a_scheduler_that_dies_between_the_vm_snapshot_and_its_disks_leaves_them_marked(site: Site) -> None:
     result = site.night()
-    late = take_snapshot(site, snapshot_name(result["run"]))
+    late = take_snapshot(site, snapshot_name(result.run))
     with site.context.sessions.borrow("lab") as session:
         found = find_orphans(session, site.context, "lab")
         remove_orphans(session, site.context, [each for each in found if each.kind == "VM snapshot"])
@@ -118,7 +118,7 @@ def test_what_a_run_that_goes_on_has_made_is_no_orphan(site: Site, redis_client:
 
 def test_a_committed_base_keeps_its_metadata_and_loses_its_data(site: Site) -> None:
     site.pool.add_fault(xapi="VM.destroy", failure=["INTERNAL_ERROR", "the toolstack restarts"], count=1)
-    assert "not everything of this run could be removed" in site.night()["warnings"][0]
+    assert "not everything of this run could be removed" in site.night().warnings[0]
     found = kinds(site)
     assert sorted(found) == ["VM snapshot", "metadata snapshot", "metadata snapshot", *["snapshot data"] * 2]
     assert found[0] == "VM snapshot"
@@ -129,7 +129,7 @@ def test_a_committed_base_keeps_its_metadata_and_loses_its_data(site: Site) -> N
 
 def test_a_stale_base_goes_when_a_newer_one_is_there(site: Site) -> None:
     site.pool.add_fault(xapi="VDI.destroy", failure=["SR_BACKEND_FAILURE_202", "", "busy", ""], count=2)
-    assert "the scheduler tries again by itself" in site.night()["warnings"][0]
+    assert "the scheduler tries again by itself" in site.night().warnings[0]
     assert kinds(site) == ["metadata snapshot"] * 2
     clean(site)
     assert_only_bases(site)
@@ -161,7 +161,7 @@ def test_what_others_made_is_left_alone(site: Site) -> None:
             session.call("VDI.add_to_other_config", ref, TAG_REPOSITORY, site.repository.repository_id)
     take_snapshot(site, "after it")
     assert kinds(site) == []
-    assert site.night()["warnings"] == []
+    assert site.night().warnings == ()
     assert len(site.pool.leftovers()["vm_snapshots"]) == 3
 
 
@@ -184,7 +184,7 @@ def test_what_a_run_of_another_repository_made_is_left_alone(site: Site) -> None
 
 def test_a_snapshot_of_ours_that_somebody_attached_to_a_vm_stays(site: Site) -> None:
     site.pool.add_fault(xapi="VDI.destroy", failure=["SR_BACKEND_FAILURE_202", "", "busy", ""], count=2)
-    late = take_snapshot(site, snapshot_name(site.night()["run"]))
+    late = take_snapshot(site, snapshot_name(site.night().run))
     with Session.login("lab", site.settings.pool("lab")) as session:
         session.call("VM.set_name_label", late, "keep this!")
         [vbd, *_] = session.call("VM.get_record", late)["VBDs"]
@@ -201,8 +201,8 @@ def test_a_host_that_does_not_let_go_keeps_nobody_waiting(
     monkeypatch.setattr("scheduler.pool_objects.cleanup.GRACE", 0.5)
     site.pool.add_fault(nbd="late_release", seconds=600, vdi=None, count=1)
     result = site.night()
-    assert result["status"] == "succeeded"
-    [warning] = result["warnings"]
+    assert result.status == "succeeded"
+    [warning] = result.warnings
     assert "VDI_IN_USE" in warning
     assert "the scheduler tries again by itself" in warning
     stay = [each for each in clean(site) if each.error is not None]
@@ -266,13 +266,13 @@ def test_the_garbage_collector_looks_when_a_run_begins_and_ends_and_says_what_st
     assert len(site.pool.leftovers()["vm_snapshots"]) == 1
     garbage_collector.round()  # it is not due yet
     assert len(site.pool.leftovers()["vm_snapshots"]) == 1
-    assert site.night()["status"] == "succeeded"
+    assert site.night().status == "succeeded"
     GarbageCollector(site.context).round()
     assert_only_bases(site)
 
 
 def test_two_at_once_are_harmless(site: Site) -> None:
-    take_snapshot(site, snapshot_name(site.night()["run"]))
+    take_snapshot(site, snapshot_name(site.night().run))
     errors: list[Any] = []
 
     def work() -> None:
@@ -294,7 +294,7 @@ def test_two_at_once_are_harmless(site: Site) -> None:
 def test_while_the_pool_or_the_store_does_not_answer_nothing_goes(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_snapshot(site, snapshot_name(site.night()["run"]))
+    take_snapshot(site, snapshot_name(site.night().run))
     before = site.pool.leftovers()
 
     def away(*_: object) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -15,14 +16,16 @@ import redis
 from scheduler.finishing.after_run import after_run
 from scheduler.finishing.steps import end_run
 from scheduler.notifications import Message
-from scheduler.policies.requests import RunRequest
+from scheduler.runs.facts import result_in_ledger, result_of
 from scheduler.runs.triggers import newest_slot, slot_run
+from scheduler.runs.values import RunResult, RunStatus, VmFacts
 from scheduler.steps import do_step
+from tests.fleet_clock import disk_work
+from tests.run_records import result_row, run_result
 from tests.small_servers import web_service
 from tests.unit.scheduler.desk import LONG_AGO, NIGHTLY, Desk, make_desk, utc
 from tests.until import until
 from workers.errors import CbtfleetError
-from workers.fleet import DiskWork
 from workers.repository import AccessDenied, Repository, StoreUnavailable
 
 RUN = slot_run("nightly", utc("2026-11-22T01:00"))
@@ -68,9 +71,9 @@ def test_a_night_begins_when_it_is_due_and_not_before(desk: Desk) -> None:
     nights.look(utc("2026-11-22T01:00:03"))
     nights.look(utc("2026-11-22T01:00:08"))
     assert desk.runs() == [RUN]
-    facts = desk.context.ledger.run_facts(RUN)
-    assert facts["started"] == "2026-11-22T01:00:03Z"
-    request = RunRequest.from_facts(facts["request"])
+    facts = desk.facts(RUN)
+    assert facts.started == "2026-11-22T01:00:03Z"
+    request = facts.request
     assert (request.policy, request.pool, request.include.names) == ("nightly", "lab", ("*",))
     assert request.trigger is not None
     assert (request.trigger.slot, request.trigger.ends) == ("2026-11-22T01:00:00Z", None)
@@ -116,7 +119,7 @@ def test_redis_lost_everything_and_the_night_is_not_begun_again(
     if ended:
         desk.end(RUN)
     else:
-        desk.context.repository.open_run(RUN, desk.context.ledger.run_facts(RUN))
+        desk.open(RUN)
     redis_client.flushall()
     desk.context.ledger.found()
     desk.nights().look(utc("2026-11-22T02:00"))
@@ -136,11 +139,11 @@ def test_a_run_that_still_goes_on_is_not_doubled_and_somebody_hears_of_it(
         desk.nights().look(utc("2026-11-22T01:05"))
         assert desk.runs() == [going, RUN]
         result = desk.end(RUN)
-        assert (result["status"], result["error"]) == (
+        assert (result.status, result.error) == (
             "skipped",
             f"run {going} of the same policy was still going",
         )
-        assert desk.context.repository.result(RUN) == result
+        assert result_of(desk.context.repository, RUN) == result
         assert caplog.messages == [
             "policy nightly: its run of 2026-11-22 01:00 Europe/London is skipped: "
             f"run {going} of the same policy was still going"
@@ -150,28 +153,30 @@ def test_a_run_that_still_goes_on_is_not_doubled_and_somebody_hears_of_it(
         desk.end(going)
         desk.nights().look(utc("2026-11-23T01:00"))
         assert len(desk.runs()) == 3
-        assert desk.end(desk.runs()[-1])["status"] == "succeeded"
+        assert desk.end(desk.runs()[-1]).status == "succeeded"
 
 
 def test_a_run_that_redis_forgot_still_goes_on(desk: Desk, redis_client: redis.Redis) -> None:
     desk.nights().look(utc("2026-11-21T01:00"))
     [going] = desk.runs()
-    desk.context.repository.open_run(going, desk.context.ledger.run_facts(going))
+    desk.open(going)
     redis_client.flushall()
     desk.context.ledger.found()
     desk.nights().look(utc("2026-11-22T01:00"))
-    assert desk.end(RUN)["status"] == "skipped"
+    assert desk.end(RUN).status == "skipped"
 
 
 def test_a_window_that_is_over_is_not_made_up_for(tmp_path: Path, redis_url: str) -> None:
     policy = {**NIGHTLY, "window": {"end": "06:00"}}
     with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
         desk.nights().look(utc("2026-11-22T05:59"))
-        assert desk.context.ledger.run_facts(RUN)["request"]["trigger"]["skipped"] is None
+        trigger = desk.facts(RUN).request.trigger
+        assert trigger is not None
+        assert trigger.skipped is None
         desk.end(RUN)
         desk.nights().look(utc("2026-11-23T06:00"))
         skipped = desk.end(desk.runs()[-1])
-        assert (skipped["status"], skipped["error"]) == (
+        assert (skipped.status, skipped.error) == (
             "skipped",
             "no scheduler began it before the end of its window, 06:00 Europe/London",
         )
@@ -183,12 +188,12 @@ def test_a_run_that_nobody_understands_does_not_keep_another_from_being_stopped(
     policy = {**NIGHTLY, "window": {"end": "06:00"}}
     with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
         ledger = desk.context.ledger
-        ledger.create_run("20261122T000000Z-newer", {"request": {"policy": "x", "trigger": {"moon": "full"}}})
+        ledger.create_run("20261122T000000Z-newer", b'{"request": {"pool": "lab", "moon": "full"}}')
         nights = desk.nights()
         nights.look(utc("2026-11-22T01:00"))
-        ledger.add_vms(RUN, {"u-web": {"name": "web"}})
+        ledger.add_vms(RUN, {"u-web": VmFacts("web").write()})
         ledger.set_host("lab", "host", 4)
-        work = DiskWork(RUN, "u-web", "u-root", "lab", "snapshot", 1 << 20, 1, ("host",))
+        work = replace(disk_work("u-root", 1, vm="u-web", hosts=("host",)), run=RUN)
         ledger.start_vm(RUN, "u-web", [work])
         for moment in ("2026-11-22T05:59:59", "2026-11-22T06:00", "2026-11-22T06:01"):
             nights.look(utc(moment))
@@ -261,7 +266,9 @@ def test_a_scheduler_that_died_after_the_result_was_kept_still_tells(tmp_path: P
         patch.undo()
         end_run(desk.context, RUN)
     [body] = service.bodies
-    assert body["result"] == desk.context.ledger.run_result(RUN)
+    result = result_in_ledger(desk.context.ledger, RUN)
+    assert result is not None
+    assert body["result"] == json.loads(json.dumps(result.members()))
 
 
 def test_a_result_that_the_store_does_not_take_is_told_too(
@@ -288,25 +295,23 @@ def test_a_result_that_the_store_does_not_take_is_told_too(
 KEEP = {**NIGHTLY, "keep": {"last": 2}}
 
 
-def four_nights(desk: Desk) -> dict[str, Any]:
+def four_nights(desk: Desk) -> RunResult:
     for day in (18, 19, 20, 21):
         desk.commit(f"2026-11-{day}T01:00:00")
         desk.commit(f"2026-11-{day}T02:00:00", vm="db")
     desk.commit("2026-11-10T12:00:00", policy=None)
     desk.commit("2026-11-11T12:00:00", policy="hourly")
-    row = {"vm": "web", "vm_uuid": "u-web", "vdi": "web-root", "error": None, "mode": "full", "reason": None}
-    row |= {"changed_bytes": 0, "read_bytes": 0, "stored_bytes": 0, "seconds": 1.0, "point": "0123"}
-    return {"run": RUN, "status": "succeeded", "policy": "nightly", "pool": "lab", "disks": [row]}
+    return run_result(result_row(vdi="web-root"), run=RUN)
 
 
 @pytest.mark.parametrize("status", ["succeeded", "partial", "failed", "cancelled"])
 def test_only_after_success_and_only_of_the_runs_own_vms_points_are_forgotten(
-    tmp_path: Path, redis_url: str, status: str
+    tmp_path: Path, redis_url: str, status: RunStatus
 ) -> None:
     with make_desk(tmp_path, redis_url, policies={"nightly": KEEP}) as desk:
         result = four_nights(desk)
         before = desk.points()
-        after_run(desk.context, {**result, "status": status})
+        after_run(desk.context, replace(result, status=status))
         gone = {"2026-11-18T01:00:00", "2026-11-19T01:00:00"} if status == "succeeded" else set()
         assert desk.points() == [time for time in before if time not in gone]
 
@@ -316,7 +321,7 @@ def test_a_policy_without_keep_or_a_run_by_hand_forgets_nothing(tmp_path: Path, 
         result = four_nights(desk)
         before = desk.points()
         for policy in (None, "other", "gone from the configuration"):
-            after_run(desk.context, {**result, "policy": policy})
+            after_run(desk.context, replace(result, policy=policy))
         assert desk.points() == before
 
 

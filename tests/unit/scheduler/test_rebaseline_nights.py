@@ -12,6 +12,7 @@ import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.runs.resuming import resume_run
+from scheduler.runs.values import RunResult
 from tests.unit.scheduler.conftest import Site
 from workers.repository import Store, restore_disk, verify_points
 from workers.repository.store import Buffer
@@ -35,7 +36,7 @@ def site(make_site: Callable[[PoolSpec], Site]) -> Site:
     made.pool.write(vdi, 33 * MiB, b"second" * 5000)
     made.pool.write(vdi, 70 * MiB, b"last" * 100)
     made.pool.write_random(vdi, blocks=30, seed=1)
-    assert made.night()["status"] == "succeeded"
+    assert made.night().status == "succeeded"
     [base] = made.pool.leftovers()["vdi_snapshots"]
     with Session.login("lab", made.settings.pool("lab")) as session:
         session.call("VDI.destroy", session.call("VDI.get_by_uuid", base["uuid"]))
@@ -43,14 +44,14 @@ def site(make_site: Callable[[PoolSpec], Site]) -> Site:
     return made
 
 
-def assert_second_night(site: Site, result: dict[str, object] | None, *, stored: range) -> None:
+def assert_second_night(site: Site, result: RunResult | None, *, stored: range) -> None:
     assert result is not None
-    [row] = result["disks"]  # type: ignore[misc]
-    assert (result["status"], row["mode"]) == ("succeeded", "full")
-    assert REASON in row["reason"]
-    assert row["read_bytes"] == row["changed_bytes"] == len(site.pool.content(site.disks[0]))
-    assert row["stored_bytes"] in stored
-    assert site.restored(row["point"], site.disks[0]) == site.pool.content(site.disks[0])
+    [row] = result.disks
+    assert (result.status, row.mode) == ("succeeded", "full")
+    assert REASON in row.reason
+    assert row.read_bytes == row.changed_bytes == len(site.pool.content(site.disks[0]))
+    assert row.stored_bytes in stored
+    assert site.restored(row.point, site.disks[0]) == site.pool.content(site.disks[0])
     assert list(site.store.list("known/")) == []
     points = list(site.repository.points())
     assert verify_points(site.store, site.keys, points, threads=2).damaged == []
@@ -66,9 +67,9 @@ def test_only_what_differs_is_stored_and_the_nights_go_on(site: Site, tmp_path: 
     assert_second_night(site, site.night(), stored=LITTLE)
     changed = site.pool.write_random(vdi, blocks=3, seed=3)
     third = site.night()
-    [row] = third["disks"]
-    assert (row["mode"], row["read_bytes"]) == ("incremental", len(changed) * 65536)
-    assert site.restored(row["point"], vdi) == site.pool.content(vdi)
+    [row] = third.disks
+    assert (row.mode, row.read_bytes) == ("incremental", len(changed) * 65536)
+    assert site.restored(row.point, vdi) == site.pool.content(vdi)
     first, second, _ = site.repository.points()
     assert site.restored(first.id, vdi) == first_content
     site.repository.forget(first)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
+from scheduler.policies.requests import RunRequest
+from scheduler.runs.facts import create_run
 from scheduler.runs.resuming import Resumer, resume_lost_runs, resume_run
+from scheduler.runs.values import ResultRow, RunFacts, RunResult
 from tests.unit.scheduler.conftest import Site
 from tests.until import until
 from workers.repository import Store
@@ -61,8 +63,8 @@ def redis_forgets(site: Site, redis_client: redis.Redis) -> Forgetful:
     return Forgetful(site, redis_client)
 
 
-def rows(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["vdi"]: row for row in result["disks"]}
+def rows(result: RunResult) -> dict[str, ResultRow]:
+    return {row.vdi: row for row in result.disks if row.vdi is not None}
 
 
 def rename(site: Site, vm: str) -> None:
@@ -79,11 +81,11 @@ def batches_read(site: Site, vdi: str) -> list[int]:
     return sorted({read["offset"] // BATCH for read in reads})
 
 
-def assert_whole(site: Site, run: str, result: dict[str, Any]) -> None:
-    assert result["status"] == "succeeded", result
-    assert {row["read_bytes"] for row in result["disks"]} == {100 * MiB, 2 * MiB}
+def assert_whole(site: Site, run: str, result: RunResult) -> None:
+    assert result.status == "succeeded", result
+    assert {row.read_bytes for row in result.disks} == {100 * MiB, 2 * MiB}
     for vdi in site.disks:
-        assert site.restored(rows(result)[vdi]["point"], vdi) == site.pool.content(vdi)
+        assert site.restored(rows(result)[vdi].point, vdi) == site.pool.content(vdi)
         [base] = [each for each in site.pool.leftovers()["vdi_snapshots"] if each["snapshot_of"] == vdi]
         assert base["type"] == "cbt_metadata"
     site.log_out()
@@ -133,14 +135,14 @@ def test_a_run_goes_on_from_wherever_it_was_lost(site: Site, redis_forgets: Forg
     assert resume_run(site.ledger, site.repository, run)
     result = site.work(run)
     assert result is not None
-    assert sorted(row["vm"] for row in result["disks"]) == ["db", "web"], "those that were chosen at first"
+    assert sorted(row.vm for row in result.disks) == ["db", "web"], "those that were chosen at first"
     assert_whole(site, run, result)
     log = site.pool.log()
     assert log["calls"]["Async.VM.snapshot"] == 2, "one a VM"
     if lost_at == "end-run":
         assert len(log["reads"]) == reads, "all was in the store"
-        assert [row["mode"] for row in result["disks"]] == ["full", "full"]
-        assert all(row["reason"] and row["stored_bytes"] for row in result["disks"])
+        assert [row.mode for row in result.disks] == ["full", "full"]
+        assert all(row.reason and row.stored_bytes for row in result.disks)
 
 
 def test_a_disk_whose_snapshot_is_gone_fails_with_that_reason(site: Site, redis_forgets: Forgetful) -> None:
@@ -165,9 +167,9 @@ def test_a_disk_whose_snapshot_is_gone_fails_with_that_reason(site: Site, redis_
     assert resume_run(site.ledger, site.repository, run)
     result = site.work(run)
     assert result is not None
-    assert result["status"] == "partial"
-    assert "is no longer on the pool, so it cannot be read on" in rows(result)[data]["error"]
-    assert rows(result)[root]["error"] is None
+    assert result.status == "partial"
+    assert "is no longer on the pool, so it cannot be read on" in rows(result)[data].error
+    assert rows(result)[root].error is None
     site.log_out()
     left = site.pool.leftovers()
     assert (left["vm_snapshots"], left["plugged_vbds"]) == ([], [])
@@ -179,8 +181,8 @@ def test_a_run_that_had_ended_ends_again_with_its_own_result(site: Site, redis_f
     assert result is not None
     redis_forgets.forget()
     assert not resume_run(site.ledger, site.repository, run), "it is not open"
-    facts = {"request": {**result, "vms": []}, "started": result["started"]}
-    site.ledger.create_run(run, facts)  # as a scheduler that had read the record just before the run ended
+    facts = RunFacts(RunRequest("lab"), result.started)
+    create_run(site.ledger, run, facts)  # as a scheduler that had read the record just before the run ended
     assert site.work(run) == result
     assert_whole(site, run, result)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
 
 from scheduler.runs import submit
 from scheduler.runs.submit import RunLost, wait_for_run
+from tests.run_records import run_result
 from workers.fleet import Ledger, LedgerUnreachable, UnknownToLedger
+
+RESULT = run_result()
 
 
 class LedgerThatIsAway:
@@ -22,7 +24,7 @@ class LedgerThatIsAway:
         self._calls = calls
         self.progress = ledger.progress
 
-    def run_result(self, run: str) -> dict[str, Any] | None:
+    def run_result(self, run: str) -> bytes | None:
         self._calls -= 1
         if self._calls >= 0:
             raise LedgerUnreachable("Redis does not answer")
@@ -43,9 +45,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_restart_of_redis_is_waited_out(ledger: Ledger) -> None:
     ledger.create_run("run", b"")
-    ledger.end_run("run", {"status": "succeeded"})
+    ledger.end_run("run", RESULT.write())
     away = LedgerThatIsAway(ledger, 5)
-    assert wait_for_run(away, "run") == {"status": "succeeded"}  # type: ignore[arg-type]
+    assert wait_for_run(away, "run") == RESULT  # type: ignore[arg-type]
 
 
 def test_a_redis_that_stays_away_is_said(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +75,9 @@ def test_a_run_that_redis_forgot_is_waited_for_until_it_is_resumed(
 
     def resume() -> None:
         ledger.create_run("run", b"")
-        ledger.end_run("run", {"status": "succeeded"})
+        ledger.end_run("run", RESULT.write())
 
-    assert wait_for_run(ledger, "run", on_progress=forget_and_resume) == {"status": "succeeded"}
+    assert wait_for_run(ledger, "run", on_progress=forget_and_resume) == RESULT
     assert len(seen) == 1
 
 

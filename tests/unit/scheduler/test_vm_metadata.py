@@ -41,11 +41,11 @@ def test_each_restore_point_has_the_metadata_of_its_time(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     site = make_site(SPEC)
-    assert site.night()["warnings"] == []
+    assert site.night().warnings == ()
     with Session.login("lab", site.settings.pool("lab")) as session:
         ref = session.call("VM.get_by_uuid", site.pool.vms()[0]["uuid"])
         session.call("VM.set_name_description", ref, "now with a note")
-    assert site.night()["status"] == "succeeded"
+    assert site.night().status == "succeeded"
     first, second = site.repository.points()
     assert "<name>name_label</name><value>web</value>" in ova(site.repository.vm_metadata(first))
     assert site.disks[0] in ova(site.repository.vm_metadata(first)), "the disk as the point names it"
@@ -74,10 +74,10 @@ def test_metadata_that_cannot_be_had_are_a_remark(
     site = make_site(SPEC)
     site.pool.add_fault(xapi="http/export_metadata", **fault)
     result = site.night()
-    assert (result["status"], len(result["warnings"])) == ("succeeded", 1)
-    assert said in result["warnings"][0]
-    assert result["warnings"][0].startswith('VM "web": ')
-    assert "OpaqueRef" not in result["warnings"][0]
+    assert (result.status, len(result.warnings)) == ("succeeded", 1)
+    assert said in result.warnings[0]
+    assert result.warnings[0].startswith('VM "web": ')
+    assert "OpaqueRef" not in result.warnings[0]
     [point] = site.repository.points()
     assert point.metadata is None
     with pytest.raises(RepositoryError, match="without its VM's metadata"):
@@ -93,7 +93,7 @@ def test_a_pool_that_has_none_to_give_is_no_remark_every_night(
     site.pool.add_fault(xapi="http/export_metadata", failure=["404"], count=-1)
     for _ in range(2):
         result = site.night()
-        assert (result["status"], result["warnings"]) == ("succeeded", [])
+        assert (result.status, result.warnings) == ("succeeded", ())
     assert caplog.text.count("this pool does not serve that") == 1
 
 

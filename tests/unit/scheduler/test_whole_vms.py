@@ -12,6 +12,7 @@ from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.policies.policy import Selector
 from scheduler.policies.requests import RunRequest
 from scheduler.runs.submit import submit_run
+from scheduler.runs.values import ResultRow, RunResult
 from tests.unit.scheduler.conftest import Site
 from workers.xenapi import Session
 
@@ -24,15 +25,15 @@ def pool_of(*vms: VmSpec, **more: Any) -> PoolSpec:
     return PoolSpec(hosts=1, vms=vms, timing=TIMING, **more)
 
 
-def night(site: Site, **request: Any) -> dict[str, Any]:
+def night(site: Site, **request: Any) -> RunResult:
     everything = RunRequest("lab", include=Selector(names=("*",)), **request)
     result = site.work(submit_run(site.ledger, everything))
     assert result is not None
     return result
 
 
-def by_name(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in result["disks"]}
+def by_name(result: RunResult) -> dict[str, ResultRow]:
+    return {str(row.name): row for row in result.disks}
 
 
 def test_drives_that_cannot_be_backed_up_are_skipped_with_a_reason(make_site: MakeSite) -> None:
@@ -48,9 +49,9 @@ def test_drives_that_cannot_be_backed_up_are_skipped_with_a_reason(make_site: Ma
     with Session.login("lab", site.settings.pool("lab")) as session:
         session.call("VDI.add_tags", session.call("VDI.get_by_uuid", scratch), "cbtfleet:exclude")
     result = night(site, exclude_disks=Selector(names=("swap*",)))
-    assert result["status"] == "succeeded", result
+    assert result.status == "succeeded", result
     rows = by_name(result)
-    assert {name: row["reason"] for name, row in rows.items() if row["mode"] is None} == {
+    assert {name: row.reason for name, row in rows.items() if row.mode is None} == {
         "cluster": "skipped: several VMs may write to it (sharable = true), so it cannot be snapshotted",
         "kiosk": "skipped: it is reset at every boot (on_boot = reset), so it cannot be snapshotted",
         "foreign": "skipped: XAPI does not manage this disk (managed = false)",
@@ -58,8 +59,7 @@ def test_drives_that_cannot_be_backed_up_are_skipped_with_a_reason(make_site: Ma
         "scratch": "skipped: excluded by its tag cbtfleet:exclude",
         "drive 6": "skipped: an empty CD drive",
     }
-    assert {row["error"] for row in rows.values()} == {None}
-    assert {tuple(row) for row in rows.values()} == {tuple(rows["root"])}, "all rows have the same keys"
+    assert {row.error for row in rows.values()} == {None}
     [point] = site.repository.points()
     assert [disk.vdi for disk in point.disks] == [root]
     assert site.restored(point.id, root) == site.pool.content(root)
@@ -80,8 +80,8 @@ def test_a_disk_of_two_vms_is_backed_up_once(make_site: MakeSite) -> None:
             vdi = session.call("VDI.get_by_uuid", shared)
             session.call("VBD.create", {"VM": ref, "VDI": vdi, "userdevice": place, "type": "Disk"})
     result = night(site)
-    assert result["status"] == "succeeded", result
-    rows = {(row["vm"], row["vdi"], row["mode"]): row["reason"] for row in result["disks"]}
+    assert result.status == "succeeded", result
+    rows = {(row.vm, row.vdi, row.mode): row.reason for row in result.disks}
     assert set(rows) == {
         ("db", shared, "full"),
         ("db", shared, None),
@@ -108,10 +108,10 @@ def test_a_disk_without_tracking_is_the_policys_choice(
     site = make_site(pool_of(VmSpec("web", (DiskSpec(MiB, "root"), DiskSpec(MiB, "raw", raw=True)))))
     result = night(site, without_tracking=policy)
     row = by_name(result)["raw"]
-    assert (result["status"], row["mode"]) == (status, mode)
+    assert (result.status, row.mode) == (status, mode)
     why = "a disk of this kind (raw) cannot track changed blocks; copy it to a VHD disk"
     said = {"full": why, "skip": f"skipped: {why}", "fail": f'VM "web", disk raw: {why}'}[policy]
-    assert f"{said} (SR_BACKEND_FAILURE_66)" in (row["reason"], row["error"])
+    assert f"{said} (SR_BACKEND_FAILURE_66)" in (row.reason, row.error)
     [point] = site.repository.points()
     assert [disk.name for disk in point.disks] == ["root", "raw"] if mode else ["root"]
 
@@ -133,12 +133,12 @@ def test_what_keeps_a_disk_from_being_tracked_is_named_with_what_to_do(make_site
     for vdi, code in zip(site.disks, said, strict=True):
         site.pool.add_fault(xapi="VDI.enable_cbt", object=vdi, failure=[code])
     result = night(site)
-    assert result["status"] == "partial"
+    assert result.status == "partial"
     for code, row in by_name(result).items():
         mode, words = said[code]
-        assert row["mode"] == mode
-        assert words in (row["reason"] or row["error"])
-        assert code in (row["reason"] or row["error"])
+        assert row.mode == mode
+        assert words in (row.reason or row.error)
+        assert code in (row.reason or row.error)
 
 
 def test_storage_that_is_not_plugged_in_fails_its_own_disks_alone(make_site: MakeSite) -> None:
@@ -150,17 +150,17 @@ def test_storage_that_is_not_plugged_in_fails_its_own_disks_alone(make_site: Mak
                 session.call("PBD.unplug", ref)
     result = night(site)
     rows = by_name(result)
-    assert (result["status"], rows["root"]["error"]) == ("partial", None), result
-    assert "(SR_NO_PBDS: <ref>); it is on storage" in rows["local"]["error"]
-    assert "is not plugged in" in rows["local"]["error"]
+    assert (result.status, rows["root"].error) == ("partial", None), result
+    assert "(SR_NO_PBDS: <ref>); it is on storage" in rows["local"].error
+    assert "is not plugged in" in rows["local"].error
 
 
 def test_of_a_vm_whose_only_real_disk_fails_the_skipped_ones_are_no_success(make_site: MakeSite) -> None:
     site = make_site(pool_of(VmSpec("web", (DiskSpec(MiB, "root"),), cd_drive=True)))
     site.pool.add_fault(xapi="VDI.enable_cbt", failure=["SR_NOT_ATTACHED"])
-    assert night(site)["status"] == "failed"
+    assert night(site).status == "failed"
     site.pool.clear_faults()
     one = replace(RunRequest("lab", ("web",)), exclude_disks=Selector(uuids=(site.disks[0],)))
     result = site.work(submit_run(site.ledger, one))
     assert result is not None
-    assert (result["status"], [row["mode"] for row in result["disks"]]) == ("succeeded", [None, None])
+    assert (result.status, [row.mode for row in result.disks]) == ("succeeded", [None, None])
