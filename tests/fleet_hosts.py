@@ -39,34 +39,34 @@ class Reconciler:
 class Hosts:
     def __init__(self, caps: dict[str, int]) -> None:
         self._caps = caps
-        self.leftovers: list[Orphan] = []
+        self.orphans: list[Orphan] = []
 
     def let_go(self, connection: Connection, until: float) -> None:
         """A connection that never got through may hold its place for a while too, but has no disk plugged."""
-        self.leftovers.append(Orphan(connection, until))
+        self.orphans.append(Orphan(connection, until))
 
     def pass_time(self, now: float) -> None:
-        self.leftovers = [each for each in self.leftovers if each.until > now]
+        self.orphans = [each for each in self.orphans if each.until > now]
 
     def restart(self, host: str) -> None:
-        self.leftovers = [each for each in self.leftovers if each.connection.grant.host != host]
+        self.orphans = [each for each in self.orphans if each.connection.grant.host != host]
 
     def plugged(self, host: str, connections: list[Connection]) -> list[str]:
         """The snapshots that a look at its control domain finds."""
         return [
             f"snapshot-of-{each.grant.disk}"
-            for each in [*connections, *(each.connection for each in self.leftovers)]
+            for each in [*connections, *(each.connection for each in self.orphans)]
             if each.grant.host == host and each.plugged
         ]
 
     def has_room(self, host: str, connections: list[Connection]) -> bool:
         """It counts from accept on and knows nothing of those that are on their way."""
         accepted = [each for each in connections if each.plugged]
-        served = [*accepted, *(each.connection for each in self.leftovers)]
+        served = [*accepted, *(each.connection for each in self.orphans)]
         return sum(each.grant.host == host for each in served) < self._caps[host]
 
     def has_late(self, host: str, connections: list[Connection]) -> bool:
-        served = [*connections, *(each.connection for each in self.leftovers)]
+        served = [*connections, *(each.connection for each in self.orphans)]
         return any(each.late and each.grant.host == host for each in served)
 
     def expected(self, host: str, connections: list[Connection], lapsed: float) -> int:
@@ -75,5 +75,5 @@ class Hosts:
         on_their_way = [
             each for each in connections if each.plugged or not each.paused or each.heard > lapsed
         ]
-        served = [*on_their_way, *(each.connection for each in self.leftovers)]
+        served = [*on_their_way, *(each.connection for each in self.orphans)]
         return sum(each.grant.host == host and not each.late for each in served)

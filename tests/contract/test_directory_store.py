@@ -1,4 +1,4 @@
-"""What only a folder can do wrong: no space, no rights, no hard links, leftovers of a crash."""
+"""What only a folder can do wrong: no space, no rights, no hard links, what a crash left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_leftovers_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
+def test_half_written_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     store.put_if_absent("packs/one", b"1")
     (tmp_path / "packs" / ".tmp-0123").write_bytes(b"half")

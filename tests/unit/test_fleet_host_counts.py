@@ -107,8 +107,8 @@ def test_a_lost_opening_rests_its_full_quarantine(fleet: Fleet) -> None:
     assert fleet.states() == ["FREE"]
 
 
-def test_a_stream_that_opened_after_the_question_does_not_hide_a_leftover(fleet: Fleet) -> None:
-    """The reconciler sees one VBD. It is the leftover's: the new stream's was plugged a moment later."""
+def test_a_stream_that_opened_after_the_question_does_not_hide_an_orphan(fleet: Fleet) -> None:
+    """The reconciler sees one VBD. It is the orphan's: the new stream's was plugged a moment later."""
     start(fleet, cap=2, disks=1)
     first = fleet.hold()
     end(fleet, first)
@@ -125,7 +125,7 @@ def test_a_stream_that_opened_after_the_question_does_not_hide_a_leftover(fleet:
     assert fleet.states()[first.slot] == "FREE"
 
 
-def test_an_open_in_progress_does_not_hide_a_leftover_either(fleet: Fleet) -> None:
+def test_an_open_in_progress_does_not_hide_an_orphan_either(fleet: Fleet) -> None:
     start(fleet, cap=2, disks=1)
     first = fleet.hold()
     end(fleet, first)

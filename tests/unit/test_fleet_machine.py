@@ -340,7 +340,7 @@ class FleetMachine(RuleBasedStateMachine):
             plugged = self.hosts.plugged(due.host, self.connections)
             self.ledger.counted("lab", due.host, due.asked, plugged, 0)
 
-    @precondition(lambda self: self.confirm and self.hosts.leftovers)
+    @precondition(lambda self: self.confirm and self.hosts.orphans)
     @rule(host=st.sampled_from(sorted(CAPS)))
     def restart_nbd(self, host: str) -> None:
         """All of a host's connections are cut, those of vanished peers too."""

@@ -25,7 +25,7 @@ class Line:
         return Step("run", "plan-vm", f"vm{vm:02}")
 
     def ask(self, vm: int, places: dict[str, int] | None = None) -> int | None:
-        """As a scheduler does it: claimed, asked, put off when it is not its turn."""
+        """As a scheduler does it: claimed, asked, put off without a permit."""
         fence = self.ledger.claim_step(self.step(vm), "scheduler")
         assert fence is not None
         self.fences[vm] = fence
@@ -53,7 +53,7 @@ def test_first_come_first_served_and_the_next_is_told(fleet: Fleet) -> None:
     assert line.due() == []
     line.end(0)
     assert line.due() == ["vm01"]
-    assert line.ask(2) == 2, "it is not its turn although the place is free"
+    assert line.ask(2) == 2, "another is before it although the place is free"
     assert line.ask(1) == 0
     assert line.ledger.take_permit(line.step(1), "lab", A) == 0, "it has it"
     line.end(1)

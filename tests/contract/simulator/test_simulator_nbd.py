@@ -325,7 +325,7 @@ def test_a_crowd_never_gets_more_than_sixteen(
     served: list[bool] = []
 
     def one(number: int) -> None:
-        for turn in range(6):
+        for read in range(6):
             client = nbd(info)
             if not client.receive(1):
                 continue
@@ -333,7 +333,7 @@ def test_a_crowd_never_gets_more_than_sixteen(
             client.socket.sendall(struct.pack(">I", 1))
             client.start_tls(info)
             client.export(info)
-            offset = (number * 6 + turn) % 60 * 65536
+            offset = (number * 6 + read) % 60 * 65536
             client.request(READ, offset, 65536)
             client.reply()
             served.append(client.receive(65536) == content[offset : offset + 65536])
