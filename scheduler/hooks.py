@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO
 
 from scheduler.policies.policy import Policy
 from workers.errors import CbtfleetError, ConfigurationError
@@ -39,7 +39,9 @@ class HookFailed(CbtfleetError):
     """A hook could not be started, took too long, or ended with another code than 0."""
 
 
-def run_hook(name: str, command: Sequence[str], facts: Mapping[str, Any], timeout: float, about: str) -> None:
+def run_hook(
+    name: str, command: Sequence[str], facts: Mapping[str, object], timeout: float, about: str
+) -> None:
     """Runs one hook to its end; `about` says in the log what it was run for. Raises HookFailed."""
     environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
     with tempfile.TemporaryFile() as document, tempfile.TemporaryFile() as output:

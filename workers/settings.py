@@ -27,6 +27,9 @@ _NOT_SETTINGS = {"CBTFLEET_CONFIG", PASSPHRASE, "CBTFLEET_DEBUG"}
 
 ExpandedPath = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
 
+SettingsTree = dict[str, Any]
+"""A configuration, or a section of it, as it is written: foreign values, before they are checked."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -137,9 +140,9 @@ class Settings(_Section):
     worker: WorkerSettings = WorkerSettings()
     fleet: FleetSettings = FleetSettings()
     metrics: MetricsSettings = MetricsSettings()
-    policies: dict[str, dict[str, Any]] = {}
+    policies: dict[str, SettingsTree] = {}
     """As written; only the scheduler knows what a policy means."""
-    notifications: dict[str, Any] = Field(default={}, repr=False)
+    notifications: SettingsTree = Field(default={}, repr=False)
     """As written, with what is secret in it; only the scheduler sends any."""
     state_dir: ExpandedPath = Path(".cbtfleet")
     """Where `cbtfleet up` keeps its own Redis, relative to the configuration file."""
@@ -186,7 +189,7 @@ def load_settings(given: Path | None = None, environ: Mapping[str, str] = os.env
     """
     path = find_settings_file(given, environ)
     named = given is not None or bool(environ.get("CBTFLEET_CONFIG"))
-    tree: dict[str, Any] = {}
+    tree: SettingsTree = {}
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -228,7 +231,7 @@ def _first_problem(error: ValidationError, path: Path, variables: Mapping[tuple[
     return f"{source}: {where}: {message[0].lower()}{message[1:]}" if where else f"{source}: {message}"
 
 
-def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
+def _resolve_paths(tree: SettingsTree, folder: Path) -> None:
     for key, value in tree.items():
         if isinstance(value, dict):
             _resolve_paths(value, folder)
@@ -236,7 +239,7 @@ def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
             tree[key] = value if value.startswith("~") else str(folder / value)
 
 
-def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+def _overlay_environment(tree: SettingsTree, environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
     """Puts the environment's values into the tree; returns which variable set which keys."""
     variables: dict[tuple[str, ...], str] = {}
     for name, text in sorted(environ.items()):
@@ -257,7 +260,7 @@ def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> di
     return variables
 
 
-def _spelt_as_in(node: dict[str, Any], key: str) -> str:
+def _spelt_as_in(node: SettingsTree, key: str) -> str:
     """The section's own spelling of a key: a variable's name has neither lower case nor `-` nor `.`."""
     spellings = [known for known in node if re.sub(r"[-.]", "_", known.lower()) == key]
     return spellings[0] if spellings else key

@@ -6,15 +6,14 @@ A question that fails or hangs is noted and the next is asked; the checks are pu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from workers.errors import CbtfleetError
 from workers.settings import PoolSettings
-from workers.xenapi import PoolNbd, Session, explain_pool_nbd
+from workers.xenapi import PoolNbd, Session, XapiRecords, explain_pool_nbd
 
 CALL_TIMEOUT = 20.0
 """Seconds for one call: ten thousand disks take some to be listed; a call that hangs is given up."""
@@ -22,8 +21,6 @@ CALL_TIMEOUT = 20.0
 FEW = ("pool", "host", "host_metrics", "SM", "SR", "PBD")
 MANY = ("VM", "VBD", "VDI")
 """Asked for last: a pool that takes too long to list these has told the rest."""
-
-Records = Mapping[str, Mapping[str, Any]]
 
 
 class NotRead(CbtfleetError):
@@ -46,7 +43,7 @@ class PoolFacts:
     name: str
     settings: PoolSettings
     master_address: str = ""
-    records: dict[str, Records] = field(default_factory=dict)
+    records: dict[str, XapiRecords] = field(default_factory=dict)
     nbd: PoolNbd | None = None
     nbd_addresses: dict[str, NbdAddress] = field(default_factory=dict)
     """By address, as `VDI.get_nbd_info` tells."""
@@ -62,7 +59,7 @@ class PoolFacts:
     refused: CbtfleetError | None = None
     """Why we did not get in."""
 
-    def of(self, kind: str) -> Records:
+    def of(self, kind: str) -> XapiRecords:
         """The records of a kind by reference. Raises NotRead."""
         if kind not in self.records:
             raise self.not_read(f"{kind} records")

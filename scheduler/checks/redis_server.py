@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -152,7 +153,8 @@ def _check_clock(client: Any) -> Check:
     return clock_check(REDIS, "redis.clock", seconds + microseconds / 1e6 - (before + time.time()) / 2)
 
 
-def _info(client: Any, section: str) -> dict[str, Any]:
+def _info(client: Any, section: str) -> Mapping[str, Any]:
+    """What INFO tells: foreign values, by its own names."""
     return dict(client.info(section))
 
 

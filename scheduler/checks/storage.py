@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from scheduler.checks.check import Check, counted
 from scheduler.checks.pool import pool_subject
 from scheduler.checks.pool_facts import PoolFacts
+from workers.xenapi import XapiRecord
 
 _CBT = "VDI_CONFIG_CBT"
 """The feature of a storage manager's driver that means changed-block tracking."""
@@ -17,7 +17,7 @@ _NO_DISKS = {"iso", "udev"}
 """Types of storage that hold CD images and host devices, never a VM's disk."""
 
 
-def tracks_changes(facts: PoolFacts, storage: Mapping[str, Any]) -> bool:
+def tracks_changes(facts: PoolFacts, storage: XapiRecord) -> bool:
     """Whether the storage's driver can track changed blocks."""
     return any(
         _CBT in driver.get("features", ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from scheduler.checks.check import Check, State, counted
 from scheduler.checks.drives import Chosen
@@ -19,6 +19,7 @@ from scheduler.checks.storage import tracks_changes
 from scheduler.planning.disk_choice import EXCLUDE_TAG, Skipped
 from scheduler.policies.policy import Untracked
 from workers.repository import DiskPoint
+from workers.xenapi import XapiRecord
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Outlook:
         size = int(disk["virtual_size"])
         return DiskTonight(vm_uuid, vm_name, disk["uuid"], disk["name_label"], size, mode, reason)
 
-    def _judge(self, disk: Mapping[str, Any], last: Last | None) -> tuple[Mode, Reason | None]:
+    def _judge(self, disk: XapiRecord, last: Last | None) -> tuple[Mode, Reason | None]:
         storage = disk["SR"]
         if storage not in self._plugged:
             self._plugged[storage] = bool(self._facts.plugged_hosts(storage))
@@ -107,7 +108,7 @@ class Outlook:
             return ("skipped" if self._without_tracking == "skip" else "impossible"), reason
         return ("full" if reason else "incremental"), reason
 
-    def _why_full(self, disk: Mapping[str, Any], last: Last | None) -> Reason | None:
+    def _why_full(self, disk: XapiRecord, last: Last | None) -> Reason | None:
         if not disk["cbt_enabled"]:
             return self._why_off(disk)
         if last is None:
@@ -124,7 +125,7 @@ class Outlook:
             return BASE_OFF
         return SHRUNK if int(disk["virtual_size"]) < point.virtual_size else None
 
-    def _why_off(self, disk: Mapping[str, Any]) -> Reason:
+    def _why_off(self, disk: XapiRecord) -> Reason:
         if disk["type"] not in ("user", "system"):
             return ODD_TYPE
         storage = disk["SR"]

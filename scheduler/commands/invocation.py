@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -47,7 +47,7 @@ class Invocation:
         """Raises ConfigurationError."""
         return load_settings(self.config)
 
-    def answer(self, document: Mapping[str, Any], show: Callable[[Console], None]) -> None:
+    def answer(self, document: Mapping[str, object], show: Callable[[Console], None]) -> None:
         """The command's result: `document` with --json, else what `show` prints for a person."""
         if self.as_json:
             print(json.dumps(document, ensure_ascii=False), flush=True)

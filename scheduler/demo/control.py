@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Control:
         with self._request("GET", path) as response:
             return json.load(response)
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, object]) -> Any:
         with self._request("POST", path, json.dumps(body).encode()) as response:
             return json.load(response)
 

@@ -33,6 +33,9 @@ from workers.fleet import Ledger
 from workers.repository import write_file
 from workers.settings import load_settings
 
+Printed = Mapping[str, Any]
+"""The JSON of another program: of a command of ours, or of the simulator."""
+
 VMS = 2
 DISKS = 2
 HOSTS = 2
@@ -62,7 +65,7 @@ class Stage:
 
     folder: Path
     environment: Mapping[str, str]
-    pool: Mapping[str, Any] = field(default_factory=dict)
+    pool: Printed = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -93,7 +96,7 @@ class Stage:
         said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         return f"{said[:300]} (log: {self.log_file(name)})"
 
-    def cbtfleet(self, *arguments: str) -> dict[str, Any]:
+    def cbtfleet(self, *arguments: str) -> Printed:
         """Runs one command of ours as a person would, and returns its JSON. Its stderr goes to ours.
 
         Raises DemoFailed when it says anything but exit code 0, or when a part has ended meanwhile.
@@ -120,7 +123,7 @@ class Stage:
                 raise
         if process.returncode:
             raise DemoFailed(f"`cbtfleet {' '.join(arguments)}` ended with {process.returncode}")
-        answer: dict[str, Any] = json.loads(printed)
+        answer: Printed = json.loads(printed)
         return answer
 
 
@@ -155,7 +158,7 @@ def start_fleet(stage: Stage) -> None:
             time.sleep(0.05)
 
 
-def _start_simulator(stage: Stage, disk_size: str) -> Mapping[str, Any]:
+def _start_simulator(stage: Stage, disk_size: str) -> Printed:
     size = ["--hosts", str(HOSTS), "--vms", str(VMS), "--disks", str(DISKS), "--disk-size", disk_size]
     command = [sys.executable, "-m", "infra.simulator", *size, "--folder", str(stage.folder / "pool")]
     with stage.log_file("simulator").open("ab") as log:
@@ -168,7 +171,7 @@ def _start_simulator(stage: Stage, disk_size: str) -> Mapping[str, Any]:
     if not line:
         stage.check_alive()
         raise DemoFailed(f"the simulator was not ready in time: {stage.last_line('simulator')}")
-    pool: Mapping[str, Any] = json.loads(line)
+    pool: Printed = json.loads(line)
     return pool
 
 

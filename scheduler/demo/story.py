@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scheduler.connections import open_for_reading
-from scheduler.demo.stage import CAP, Stage, start_fleet
+from scheduler.demo.stage import CAP, Printed, Stage, start_fleet
 from workers.extents import BLOCK_SIZE
 from workers.repository import DiskPoint, Point, restore_disk
 from workers.settings import load_settings
@@ -30,7 +29,7 @@ CLEAN_UP_PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Backup:
-    result: Mapping[str, Any]
+    result: Printed
     seconds: float
 
 
@@ -53,8 +52,8 @@ class Told:
     written: Mapping[str, int]
     """VDI uuid -> blocks its guest wrote between the two backups."""
     comparisons: list[Comparison]
-    log: Mapping[str, Any]
-    leftovers: Mapping[str, Any]
+    log: Printed
+    leftovers: Printed
     seconds: float
 
     def faults(self) -> list[str]:
@@ -157,10 +156,10 @@ def _credentials(environment: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _wait_for_clean_up(stage: Stage) -> Mapping[str, Any]:
+def _wait_for_clean_up(stage: Stage) -> Printed:
     deadline = time.monotonic() + CLEAN_UP_PATIENCE
     while True:
-        found: Mapping[str, Any] = stage.control.get("/leftovers")
+        found: Printed = stage.control.get("/leftovers")
         if (not found["plugged_vbds"] and not found["vm_snapshots"]) or time.monotonic() > deadline:
             return found
         time.sleep(0.2)

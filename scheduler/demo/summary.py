@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +12,7 @@ from scheduler.demo.story import Backup, Told
 from scheduler.terminal.tables import TextTable, duration, size
 
 
-def as_json(told: Told, stage: Stage) -> dict[str, Any]:
+def as_json(told: Told, stage: Stage) -> Mapping[str, object]:
     return {
         "status": "failed" if told.faults() else "succeeded",
         "seconds": round(told.seconds, 3),

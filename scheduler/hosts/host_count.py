@@ -7,13 +7,19 @@ in or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from scheduler.pool_objects.ownership import tag_of
 from workers.errors import CbtfleetError
-from workers.xenapi import NULL_REF, Session, XapiFailure, is_unknown_call, record_or_none, records_where
+from workers.xenapi import (
+    NULL_REF,
+    Session,
+    XapiFailure,
+    XapiRecord,
+    is_unknown_call,
+    record_or_none,
+    records_where,
+)
 
 
 class NotCountable(CbtfleetError):
@@ -80,7 +86,7 @@ class HostCounter:
             raise NotCountable(f"pool {self.session.pool} shows no control domain of host {host}")
         return str(named)
 
-    def _vbds(self, domain: str) -> list[Mapping[str, Any]]:
+    def _vbds(self, domain: str) -> list[XapiRecord]:
         """Only this domain's: a pool may have thousands of VBDs."""
         try:
             found = self.session.call("VBD.get_all_records_where", f'field "VM"="{domain}"')

@@ -6,11 +6,8 @@ or none, is the policy's `without_tracking`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from workers.errors import CbtfleetError
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure, XapiRecord
 
 _CANNOT = {
     "SR_OPERATION_NOT_SUPPORTED": "the storage cannot track changed blocks; move the disk to one that can",
@@ -33,7 +30,7 @@ class TrackingStaysOff(CbtfleetError):
     """The pool says that it switched tracking on, and it is off."""
 
 
-def switch_on(session: Session, ref: str, record: Mapping[str, Any]) -> str | None:
+def switch_on(session: Session, ref: str, record: XapiRecord) -> str | None:
     """Why this backup cannot build on the last one though tracking is on now; None: it has been on before.
 
     `ref` and `record` are the live VDI's. Raises CannotTrack, TrackingStaysOff, and XapiError for anything

@@ -14,7 +14,7 @@ from typing import Any
 
 from scheduler.pool_objects.ownership import TAG_REPOSITORY, tag_of
 from scheduler.pool_objects.snapshots import DiskSnapshot, iso_time
-from workers.xenapi import Session, XapiFailure, is_unknown_call
+from workers.xenapi import Session, XapiFailure, XapiRecord, is_unknown_call
 
 _WHY = {
     "VDI_CBT_METADATA_INCONSISTENT": "its host went down while the disk was in use, so the log was not"
@@ -26,7 +26,7 @@ _STARTED = ("VM_STARTED", "VM_RESUMED", "VM_REBOOTED")
 _STOPPED = ("VM_SHUTDOWN", "VM_SUSPENDED")
 
 
-def why_it_went_off(session: Session, live_uuid: str, base: Mapping[str, Any]) -> str | None:
+def why_it_went_off(session: Session, live_uuid: str, base: XapiRecord) -> str | None:
     """XAPI's newest reason for switching a disk's tracking off since the base; None: it gives none."""
     said = [each for each in _messages(session.aside, "VDI", live_uuid, base) if each[1] in _WHY]
     if not said:
@@ -35,7 +35,7 @@ def why_it_went_off(session: Session, live_uuid: str, base: Mapping[str, Any]) -
     return f"{_WHY[name]} ({name} of {when})"
 
 
-def may_lack_writes(session: Session, disk: DiskSnapshot, base: Mapping[str, Any]) -> str | None:
+def may_lack_writes(session: Session, disk: DiskSnapshot, base: XapiRecord) -> str | None:
     """Why the log since the base may lack the last writes, if it may.
 
     A host that dies takes with it what was not on the storage yet of the logs of its VMs' disks. The storage
@@ -64,9 +64,7 @@ def may_lack_writes(session: Session, disk: DiskSnapshot, base: Mapping[str, Any
     )
 
 
-def _messages(
-    ask: Callable[..., Any], kind: str, uuid: str, base: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def _messages(ask: Callable[..., Any], kind: str, uuid: str, base: XapiRecord) -> list[tuple[str, str]]:
     """Time and name of each message about an object since the base was made, ascending; a stop after a start
     of the same second."""
     since = iso_time(base.get("snapshot_time", ""))

@@ -11,9 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from scheduler.planning.cbt_log import may_lack_writes, why_it_went_off
 from scheduler.pool_objects.snapshots import DiskSnapshot
@@ -21,7 +20,7 @@ from workers.errors import CbtfleetError
 from workers.extents import Plan
 from workers.fleet import Mode
 from workers.repository import DiskPoint, Point
-from workers.xenapi import Session, XapiFailure, is_gone
+from workers.xenapi import Session, XapiFailure, XapiRecord, is_gone
 
 _CANNOT_TELL = {
     "SR_BACKEND_FAILURE_459": "the changed-block logs are inconsistent",
@@ -105,7 +104,7 @@ def disk_before(points: Iterable[Point], disk: DiskSnapshot, present: Collection
 @dataclass(frozen=True)
 class _Base:
     ref: str
-    record: Mapping[str, Any]
+    record: XapiRecord
     sr_uuid: str
 
 

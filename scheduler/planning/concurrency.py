@@ -7,14 +7,13 @@ and a step that has to wait is put off and blocks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from scheduler.context import ControlContext
 from scheduler.planning.disk_choice import Drive
 from workers.errors import CbtfleetError
 from workers.messages import Step
-from workers.xenapi import NULL_REF, Session
+from workers.xenapi import NULL_REF, Session, XapiRecord
 
 
 class WaitsForPermit(CbtfleetError):
@@ -38,7 +37,7 @@ def take_permit(
     session: Session,
     run: str,
     pool: str,
-    vm: Mapping[str, Any],
+    vm: XapiRecord,
     drives: Iterable[Drive],
 ) -> None:
     """From now on it is this VM's turn, until its step has ended. Raises WaitsForPermit."""

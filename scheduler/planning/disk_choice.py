@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from scheduler.policies.policy import Selector
-from workers.xenapi import NULL_REF, Session, record_or_none
+from workers.xenapi import NULL_REF, Session, XapiRecord, record_or_none
 
 EXCLUDE_TAG = "cbtfleet:exclude"
 """A VDI with this tag is left out of every run."""
@@ -25,10 +24,10 @@ class Drive:
     """A VBD of the VM and what is behind it, as records. `vdi` is None when it holds nothing, or nothing that
     the pool knows; `ref` is the VDI's, "" when it holds nothing."""
 
-    vbd: Mapping[str, Any]
+    vbd: XapiRecord
     ref: str = ""
-    vdi: Mapping[str, Any] | None = None
-    sr: Mapping[str, Any] = field(default_factory=dict)
+    vdi: XapiRecord | None = None
+    sr: XapiRecord = field(default_factory=dict)
     can_snapshot: bool = True
     """Whether its storage can; True when the pool does not say."""
     holders: tuple[str, ...] = ()
@@ -55,11 +54,11 @@ class Skipped:
 NO_DISK = Skipped("", None, "", "the VM has no disk")
 
 
-def read_drives(session: Session, vm: Mapping[str, Any]) -> list[Drive]:
+def read_drives(session: Session, vm: XapiRecord) -> list[Drive]:
     """All drives of a VM, by their place. Raises XapiError."""
     drives = []
     managers = session.aside("SM.get_all_records") or {}
-    storage: dict[str, Mapping[str, Any]] = {}
+    storage: dict[str, XapiRecord] = {}
     for vbd_ref in vm["VBDs"]:
         vbd = record_or_none(session, "VBD", vbd_ref)
         if vbd is None:
@@ -135,7 +134,7 @@ def _why_not(drive: Drive, exclude: Selector) -> str:
     return ""
 
 
-def _excluded(vdi: Mapping[str, Any], exclude: Selector) -> str:
+def _excluded(vdi: XapiRecord, exclude: Selector) -> str:
     tags = vdi.get("tags", ())
     if tag := next((tag for tag in tags if tag == EXCLUDE_TAG or tag in exclude.tags), None):
         return f"excluded by its tag {tag}"
@@ -150,7 +149,7 @@ def _with_whom(drive: Drive, vm: str, run_vms: Mapping[str, str]) -> str:
     return "" if first == vm else f'VM "{name}" has it too, and it is backed up with that'
 
 
-def _other_holders(session: Session, vdi: Mapping[str, Any], own: str) -> tuple[str, ...]:
+def _other_holders(session: Session, vdi: XapiRecord, own: str) -> tuple[str, ...]:
     found = set()
     vbds = vdi.get("VBDs", ())
     for vbd_ref in vbds if len(vbds) > 1 else ():
@@ -161,7 +160,7 @@ def _other_holders(session: Session, vdi: Mapping[str, Any], own: str) -> tuple[
     return tuple(sorted(found))
 
 
-def _can_snapshot(sr: Mapping[str, Any], managers: Collection[Mapping[str, Any]]) -> bool:
+def _can_snapshot(sr: XapiRecord, managers: Collection[XapiRecord]) -> bool:
     features: set[str] = set()
     for manager in managers:
         if manager.get("type") == sr.get("type"):

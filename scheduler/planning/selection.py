@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from scheduler.policies.policy import Selector
 from scheduler.policies.requests import RunRequest
 from workers.errors import CbtfleetError
+from workers.xenapi import XapiRecord, XapiRecords
 
 
 class SelectionError(CbtfleetError):
@@ -25,12 +25,12 @@ class VmChoice:
     name: str
 
 
-def is_ordinary_vm(record: Mapping[str, Any]) -> bool:
+def is_ordinary_vm(record: XapiRecord) -> bool:
     kinds = ("is_a_template", "is_a_snapshot", "is_control_domain")
     return not any(record.get(kind) for kind in kinds)
 
 
-def select_vms(request: RunRequest, records: Mapping[str, Mapping[str, Any]]) -> list[VmChoice]:
+def select_vms(request: RunRequest, records: XapiRecords) -> list[VmChoice]:
     """The chosen VMs, ordered by name. `records` is what `VM.get_all_records` returned.
 
     Raises SelectionError when a named VM does not exist or a name is not unique. A policy that selects

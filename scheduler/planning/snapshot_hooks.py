@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from scheduler.context import ControlContext
 from scheduler.hooks import AFTER_SNAPSHOT, BEFORE_SNAPSHOT, HookFailed, run_hook
@@ -21,6 +20,7 @@ from scheduler.policies.policy import Hooks, parse_policies
 from scheduler.policies.requests import RunRequest
 from scheduler.pool_objects.snapshots import VmSnapshot
 from scheduler.runs.facts import VmInHand
+from workers.xenapi import XapiRecord
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class SnapshotHooks:
             self._after({"snapshot": None, "error": "the scheduler died", "before_snapshot": None})
             self._note_begun(False)
 
-    def around(self, disks: Iterable[Mapping[str, Any]], take: Callable[[], VmSnapshot]) -> VmSnapshot:
+    def around(self, disks: Iterable[XapiRecord], take: Callable[[], VmSnapshot]) -> VmSnapshot:
         """What `take` returns; `disks` are the VDI records to name to the hooks.
 
         Raises HookFailed when `before_snapshot` failed and the policy says skip, and what `take` raises.

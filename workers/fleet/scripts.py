@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redis import exceptions
+from redis.commands.core import Script
 
 from workers.fleet.errors import LedgerError, LedgerUnreachable, UnknownToLedger
 from workers.fleet.keys import KEYS
@@ -35,7 +36,7 @@ class Scripts:
         self._client = client
         self.timing = timing
         self.limits = limits
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, Script] = {}
 
     def call(self, name: str, *arguments: str | bytes | int | float) -> Any:
         """Runs `lua/<name>.lua`. Raises LedgerUnreachable, UnknownToLedger or LedgerError."""

@@ -20,6 +20,8 @@ from workers.xenapi.memory import PoolMemory
 from workers.xenapi.networks import NbdHost, NbdNetwork, PoolNbd, explain_pool_nbd
 from workers.xenapi.records import (
     NULL_REF,
+    XapiRecord,
+    XapiRecords,
     is_gone,
     is_unknown_call,
     record_or_none,
@@ -51,6 +53,8 @@ __all__ = [
     "Sessions",
     "XapiError",
     "XapiFailure",
+    "XapiRecord",
+    "XapiRecords",
     "explain_pool_nbd",
     "is_gone",
     "is_unknown_call",

@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from workers.xenapi.connection import warn_once
 from workers.xenapi.errors import BadAnswer, CallTimedOut, XapiError, XapiFailure
@@ -26,6 +24,7 @@ from workers.xenapi.networks import (
     no_purpose_text,
     plugged_hosts,
 )
+from workers.xenapi.records import XapiRecord
 from workers.xenapi.session import Session
 
 log = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ def _on_good_hosts(session: Session, pool: PoolMap, found: list[Endpoint]) -> li
     return good or found
 
 
-def _nbd_info(session: Session, pool: PoolMap, vdi_ref: str, vdi_name: str) -> list[dict[str, Any]]:
+def _nbd_info(session: Session, pool: PoolMap, vdi_ref: str, vdi_name: str) -> list[XapiRecord]:
     try:
         infos = session.call("VDI.get_nbd_info", vdi_ref)
     except XapiFailure as failure:
@@ -151,7 +150,7 @@ def _nbd_info(session: Session, pool: PoolMap, vdi_ref: str, vdi_name: str) -> l
     return list(infos)
 
 
-def _around(session: Session, pool: PoolMap, vdi_ref: str, failure: XapiError) -> list[dict[str, Any]]:
+def _around(session: Session, pool: PoolMap, vdi_ref: str, failure: XapiError) -> list[XapiRecord]:
     """The ways that XAPI does not tell because of one host; or what to do about that host."""
     dead = failure.params[0] if isinstance(failure, XapiFailure) and failure.params else ""
     who = pool.hosts.get(dead)
@@ -183,7 +182,7 @@ def _no_data(session: Session) -> NotExportable:
     )
 
 
-def _endpoint(session: Session, pool: PoolMap, info: Mapping[str, Any], vdi_name: str) -> Endpoint | None:
+def _endpoint(session: Session, pool: PoolMap, info: XapiRecord, vdi_name: str) -> Endpoint | None:
     address = bare_address(info["address"])
     if is_link_local(address):
         return None

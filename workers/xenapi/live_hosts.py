@@ -8,13 +8,12 @@ records and from what each host answers for itself (docs/adr/0032-ways-around-a-
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from cryptography import x509
 
 from workers.xenapi.errors import CallTimedOut, XapiFailure
 from workers.xenapi.networks import INSECURE, PoolMap, plugged_hosts
+from workers.xenapi.records import XapiRecord
 from workers.xenapi.session import Session
 
 log = logging.getLogger(__name__)
@@ -23,15 +22,13 @@ log = logging.getLogger(__name__)
 HOST_AWAY = {"HOST_OFFLINE", "HOST_NOT_LIVE", "HOST_BROKEN", "CANNOT_CONTACT_HOST"}
 
 
-def ways_to_live_hosts(
-    session: Session, pool: PoolMap, disk: Mapping[str, Any], dead: str
-) -> list[dict[str, Any]]:
+def ways_to_live_hosts(session: Session, pool: PoolMap, disk: XapiRecord, dead: str) -> list[XapiRecord]:
     """Entries as those of `VDI.get_nbd_info`, of the live hosts that have the disk's storage.
 
     `dead` is the host that made the call fail, if XAPI said which. Raises XapiError.
     """
     port = session.memory.nbd_port or session.settings.nbd_port
-    ways = []
+    ways: list[XapiRecord] = []
     for host in plugged_hosts(session, disk["SR"]):
         if host not in pool.hosts or host == dead or not pool.is_live(host):
             continue

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from workers.xenapi.errors import BadAnswer, XapiFailure
+from workers.xenapi.records import XapiRecord, XapiRecords
 from workers.xenapi.session import Session
 
 SECURE, INSECURE = "nbd", "insecure_nbd"
 
 log = logging.getLogger(__name__)
-
-Records = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,10 @@ def remember_members(session: Session) -> None:
 
 @dataclass(frozen=True)
 class PoolMap:
-    hosts: Records
-    pifs: Records
-    networks: Records
-    metrics: Records
+    hosts: XapiRecords
+    pifs: XapiRecords
+    networks: XapiRecords
+    metrics: XapiRecords
     """Of hosts; none where the pool does not tell."""
 
     @classmethod
@@ -208,7 +206,7 @@ def mixed_text(pool: str) -> str:
     )
 
 
-def all_records(session: Session, kind: str) -> Records:
+def all_records(session: Session, kind: str) -> XapiRecords:
     records = session.call(f"{kind}.get_all_records")
     if not isinstance(records, dict):
         raise BadAnswer(f"pool {session.pool}: {kind}.get_all_records is not a map")
@@ -224,7 +222,7 @@ def plugged_hosts(session: Session, storage: str) -> list[str]:
     )
 
 
-def _addresses(pif: Mapping[str, Any]) -> Iterable[str]:
+def _addresses(pif: XapiRecord) -> Iterable[str]:
     return [bare_address(text) for text in (pif["IP"], *pif.get("IPv6", ())) if text]
 
 

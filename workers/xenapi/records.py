@@ -10,6 +10,13 @@ from workers.xenapi.errors import XapiFailure
 NULL_REF = "OpaqueRef:NULL"
 """A reference to nothing: the disk of an empty drive, the host of a VM that is off."""
 
+XapiRecord = Mapping[str, Any]
+"""One object's fields by name: texts (also for whole numbers), booleans, and lists and maps of these. Which
+there are depends on the pool's version."""
+
+XapiRecords = Mapping[str, XapiRecord]
+"""Objects of one class by their reference."""
+
 _GONE = ("HANDLE_INVALID", "UUID_INVALID")
 
 
@@ -39,13 +46,13 @@ def ref_or_none(session: Caller, kind: str, uuid: str) -> str | None:
         return None
 
 
-def record_or_none(session: Caller, kind: str, ref: str) -> Mapping[str, Any] | None:
+def record_or_none(session: Caller, kind: str, ref: str) -> XapiRecord | None:
     """None when it is gone: a reference in a list may point to what was deleted meanwhile.
 
     Raises XapiError.
     """
     try:
-        record: Mapping[str, Any] = session.call(f"{kind}.get_record", ref)
+        record: XapiRecord = session.call(f"{kind}.get_record", ref)
     except XapiFailure as failure:
         if not is_gone(failure):
             raise
@@ -53,12 +60,12 @@ def record_or_none(session: Caller, kind: str, ref: str) -> Mapping[str, Any] | 
     return record
 
 
-def records_where(session: Caller, kind: str, flag: str) -> dict[str, Mapping[str, Any]]:
+def records_where(session: Caller, kind: str, flag: str) -> dict[str, XapiRecord]:
     """Records in which the boolean field `flag` is true, by reference. Raises XapiError.
 
     A XAPI that cannot choose them is asked for all; what it chose is looked at again.
     """
-    found: Mapping[str, Mapping[str, Any]]
+    found: XapiRecords
     try:
         found = session.call(f"{kind}.get_all_records_where", f'field "{flag}"="true"')
     except XapiFailure as failure:

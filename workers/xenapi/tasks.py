@@ -19,7 +19,7 @@ from workers.xenapi.errors import (
     SessionLost,
     XapiFailure,
 )
-from workers.xenapi.records import is_gone
+from workers.xenapi.records import XapiRecord, is_gone
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class _Task:
         code, *params = record.get("error_info") or [unexplained]
         raise self._session.failure(code, params, self._method)
 
-    def _wait(self, task: Any) -> Mapping[str, Any]:
+    def _wait(self, task: Any) -> XapiRecord:
         """The record of the task that has ended."""
         pause, lost = _POLL_FIRST, 0
         while True:
@@ -138,7 +138,7 @@ class _Task:
         why = str(error).removeprefix(f"pool {self._session.pool}: ")
         return AnswerLost(f"{self._name} was begun, and its task can no longer be asked: {why}")
 
-    def _stopped(self, task: Any) -> Mapping[str, Any]:
+    def _stopped(self, task: Any) -> XapiRecord:
         """Cancels. The task's last record when it came to its end all the same; else raises CallCancelled."""
         self._session.aside("task.cancel", task)
         until = time.monotonic() + _CANCEL_SECONDS
@@ -157,7 +157,7 @@ class _Task:
             f"{self._name} was asked to cancel and has not ended yet; look what it made", ended=False
         )
 
-    def _poll(self, task: Any) -> Mapping[str, Any]:
+    def _poll(self, task: Any) -> XapiRecord:
         try:
             record = self._session.call("task.get_record", task)
         except XapiFailure as failure:
