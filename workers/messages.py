@@ -7,7 +7,9 @@ is lost, late or doubled costs time and nothing else.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Self, get_type_hints
+
+from workers.errors import CbtfleetError
 
 STREAM_TASK = "cbtfleet.stream"
 STREAM_QUEUE = "cbtfleet.streams"
@@ -15,8 +17,30 @@ STEP_TASK = "cbtfleet.step"
 STEP_QUEUE = "cbtfleet.steps"
 
 
+class NotAMessage(CbtfleetError):
+    """Something else is in the queue: of another program, or of another version of this one."""
+
+
 @dataclass(frozen=True)
-class Grant:
+class _Message:
+    def as_message(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: object) -> Self:
+        """What `as_message` made, after it was JSON. Raises NotAMessage."""
+        members = message if isinstance(message, dict) else {}
+        wanted = get_type_hints(cls)
+        if {name: type(value) for name, value in members.items()} != wanted:
+            raise NotAMessage(
+                f"a message in the queue is no {cls.__name__.lower()} of this version of cbtfleet, which has"
+                f" {', '.join(wanted)}; it is dropped: does another version or program use the same Redis?"
+            )
+        return cls(**members)
+
+
+@dataclass(frozen=True)
+class Grant(_Message):
     """Leave to open one connection to one host for one disk of one run.
 
     `host` is the host's uuid, `disk` the live VDI's uuid, `slot` a number in 0..cap-1 of that host and
@@ -30,25 +54,11 @@ class Grant:
     run: str
     disk: str
 
-    def as_message(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Grant:
-        return cls(**message)
-
 
 @dataclass(frozen=True)
-class Step:
+class Step(_Message):
     """One piece of control work of a run, e.g. `Step(run, "plan-vm", vm_uuid)`."""
 
     run: str
     name: str
     subject: str
-
-    def as_message(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Step:
-        return cls(**message)

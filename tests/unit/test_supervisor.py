@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from workers.fleet import LedgerUnreachable, Outcome, Timing
 from workers.messages import Grant
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import report_to
-from workers.stream.reports import LONGEST_MESSAGE, ReportsToSupervisor
+from workers.stream.reports import LONGEST_MESSAGE, Report, ReportsToSupervisor
 
 GRANT = Grant("lab", "host", 2, 17, "run", "disk")
 OWNER = "node/1"
@@ -193,8 +194,24 @@ def test_a_parent_that_is_stopped_stops_no_stream_and_loses_no_word() -> None:
                 except BlockingIOError:
                     child.alive()
         child.close()
-    numbers = [int(each.split(b":")[2].split(b",")[0]) for each in heard if b"batch" in each]
+    reports = [Report.read(each, "a report") for each in heard]
+    numbers = [report.read_bytes for report in reports if report.event == "batch"]
     assert numbers == list(range(800))
+
+
+def test_what_is_no_report_is_one_line_and_the_next_one_counts(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as child:
+        child.connect(node.supervisor.address)
+        child.send(b'{"event":"moon"}')
+        child.send(b"no JSON")
+        child.send(Report("opened", seconds=0.5).write())
+        eventually(lambda: node.counts.seen)
+    assert node.counts.seen == ["opened"]
+    first, second = caplog.messages
+    assert first.startswith(f"a report of stream process {os.getpid()}: event: Input should be 'claiming', ")
+    assert second == f"a report of stream process {os.getpid()}: it is not JSON"
 
 
 def test_a_stream_runs_without_a_parent_that_listens() -> None:

@@ -14,7 +14,6 @@ Only the child itself holds its end, so its end is its death and nothing else.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import selectors
@@ -27,13 +26,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, Outcome
 from workers.logs import bind
 from workers.messages import Grant
-from workers.stream.reports import DRAIN, LONGEST_MESSAGE
+from workers.records import RecordUnreadable
+from workers.stream.reports import DRAIN, LONGEST_MESSAGE, Report
 
 log = logging.getLogger(__name__)
 
@@ -185,32 +185,37 @@ class Supervisor:
                 self._died(child)
                 break
             child.heard = now
-            self._take_in(child, json.loads(message))
+            try:
+                report = Report.read(message, f"a report of stream process {child.process}")
+            except RecordUnreadable as error:
+                log.error("%s", error)
+            else:
+                self._take_in(child, report)
         self._observer.busy(sum(child.grant is not None for child in self._children.values()))
 
-    def _take_in(self, child: _Child, report: dict[str, Any]) -> None:
-        event = report["event"]
+    def _take_in(self, child: _Child, report: Report) -> None:
+        event = report.event
         if event == "claiming":
-            child.owner, child.grant = report["owner"], Grant.from_message(report["grant"])
+            child.owner, child.grant = report.owner, report.grant
             child.certain, child.batches = False, None
             return
         child.certain = True
         if event == "opened":
             child.batches = 0
-            self._observer.opened(report["seconds"])
+            self._observer.opened(report.seconds)
         elif event == "batch":
             child.batches = (child.batches or 0) + 1
-            self._observer.batch(report["read"], report["stored"])
+            self._observer.batch(report.read_bytes, report.stored_bytes)
         elif event == "renewed":
-            self._observer.renewed(report["seconds"])
+            self._observer.renewed(report.seconds)
         elif event == "stuck":
             self._kill(child, "could not stop its stream")
         elif event == "unfit":
-            self._stop_unfit(NodeUnfit(report["why"], report["exit_code"]))
+            self._stop_unfit(NodeUnfit(report.why, report.exit_code))
         elif event == "passed":
             child.grant = None
         elif event == "ended":
-            self._observer.ended(report["outcome"], child.batches)
+            self._observer.ended(report.outcome, child.batches)
             child.grant = None
 
     def _stop_unfit(self, error: NodeUnfit) -> None:

@@ -7,14 +7,13 @@ import os
 import socket
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 from celery import Celery, Task, signals
 
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.logs import bind
-from workers.messages import STREAM_TASK, Grant
+from workers.messages import STREAM_TASK, Grant, NotAMessage
 from workers.nbd import Deadlines
 from workers.repository import load_worker_keys, open_store
 from workers.settings import Settings
@@ -75,10 +74,15 @@ class StreamTask(Task):  # type: ignore[misc]
         signals.worker_process_shutdown.connect(log_out, weak=False)
         return sessions
 
-    def run(self, grant: dict[str, Any]) -> None:
+    def run(self, message: object) -> None:
         with bind(task=self.request.id):
             try:
-                run_stream(self._context, Grant.from_message(grant))
+                grant = Grant.from_message(message)
+            except NotAMessage as error:
+                log.warning("%s", error)
+                return
+            try:
+                run_stream(self._context, grant)
             except CbtfleetError as error:  # Redis is away, say: the ledger takes the slot back by itself
                 log.warning("a stream ended: %s", error)
 

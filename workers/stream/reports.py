@@ -1,31 +1,33 @@
 """What a stream process tells its node's parent, and the end of the supervisor that it does so on.
 
-One JSON object a message over a local socket of packets (see `workers/node/supervisor.py` for the other end):
+One report a message over a local socket of packets (see `workers/node/supervisor.py` for the other end):
 
-    {"event": "claiming", "owner": "<node>/<pid>", "grant": {...}}    before the ledger is asked
-    {"event": "passed"}                                               it was not ours: nothing in hand
-    {"event": "opened", "seconds": 1.9}                               since the claim was sent
-    {"event": "batch", "read": 33554432, "stored": 12582912}          bytes; committed
-    {"event": "renewed", "seconds": 0.0004}                           how long the ledger took
-    {"event": "alive"}                                                every `renew_every`, whatever Redis does
-    {"event": "stuck"}                                                the node stops and this cannot: kill it
-    {"event": "unfit", "why": "...", "exit_code": 4}                  stop the node: its machine is at fault
-    {"event": "ended", "outcome": "CLEAN"}                            released: nothing in hand
+    event      with
+    claiming   owner (`<node>/<pid>`), grant    before the ledger is asked
+    passed                                      it was not ours: nothing in hand
+    opened     seconds                          since the claim was sent
+    batch      read_bytes, stored_bytes         committed
+    renewed    seconds                          how long the ledger took
+    alive                                       every `renew_every`, whatever Redis does
+    stuck                                       the node stops and this cannot: kill it
+    unfit      why, exit_code                   stop the node: its machine is at fault
+    ended      outcome                          released: nothing in hand
 
 The parent says only {"event": "drain"}.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from workers.messages import Grant
+from workers.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,21 @@ DRAIN = b'{"event":"drain"}'
 LONGEST_MESSAGE = 16 << 10
 _BACKLOG = 1000
 _LONGEST_WHY = 2000
+
+
+@dataclass(frozen=True)
+class Report(Record):
+    """What one message says."""
+
+    event: Literal["claiming", "passed", "opened", "batch", "renewed", "alive", "stuck", "unfit", "ended"]
+    owner: str = ""
+    grant: Grant | None = None
+    seconds: float = 0.0
+    read_bytes: int = 0
+    stored_bytes: int = 0
+    outcome: str = ""
+    why: str = ""
+    exit_code: int = 0
 
 
 class Reports(Protocol):
@@ -121,31 +138,31 @@ class ReportsToSupervisor:
                 log.debug("the supervisor had ended before")
 
     def claiming(self, grant: Grant, owner: str) -> None:
-        self._tell(event="claiming", owner=owner, grant=grant.as_message())
+        self._tell(Report("claiming", owner=owner, grant=grant))
 
     def passed(self) -> None:
-        self._tell(event="passed")
+        self._tell(Report("passed"))
 
     def opened(self, seconds: float) -> None:
-        self._tell(event="opened", seconds=seconds)
+        self._tell(Report("opened", seconds=seconds))
 
     def batch(self, read_bytes: int, stored_bytes: int) -> None:
-        self._tell(event="batch", read=read_bytes, stored=stored_bytes)
+        self._tell(Report("batch", read_bytes=read_bytes, stored_bytes=stored_bytes))
 
     def renewed(self, seconds: float) -> None:
-        self._tell(event="renewed", seconds=seconds)
+        self._tell(Report("renewed", seconds=seconds))
 
     def alive(self) -> None:
-        self._tell(event="alive")
+        self._tell(Report("alive"))
 
     def stuck(self) -> None:
-        self._tell(event="stuck")
+        self._tell(Report("stuck"))
 
     def unfit(self, why: str, exit_code: int) -> None:
-        self._tell(event="unfit", why=why[:_LONGEST_WHY], exit_code=exit_code)
+        self._tell(Report("unfit", why=why[:_LONGEST_WHY], exit_code=exit_code))
 
     def ended(self, outcome: str) -> None:
-        self._tell(event="ended", outcome=outcome)
+        self._tell(Report("ended", outcome=outcome))
 
     def on_drain(self, listener: Callable[[], None] | None) -> None:
         with self._drain_lock:
@@ -154,9 +171,9 @@ class ReportsToSupervisor:
         if draining and listener is not None:
             listener()
 
-    def _tell(self, **report: Any) -> None:
+    def _tell(self, report: Report) -> None:
         with self._lock:
-            self._unsent.append(json.dumps(report, separators=(",", ":")).encode())
+            self._unsent.append(report.write())
             while self._unsent:
                 try:
                     self._socket.send(self._unsent[0], socket.MSG_DONTWAIT)
