@@ -12,9 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from celery import Celery, Task
 
@@ -24,10 +24,11 @@ from scheduler.finishing.steps import end_run, failed_result, finish_vm
 from scheduler.planning.concurrency import WaitsForPermit
 from scheduler.planning.steps import plan_run, plan_vm
 from scheduler.retry import TRANSIENT, with_retries
-from scheduler.runs.facts import VmInHand, keep_run_facts, run_facts
+from scheduler.runs.facts import VmInHand, failed_vm, keep_run_facts, run_facts
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
-from workers.messages import STEP_QUEUE, STEP_TASK, Step
+from workers.messages import STEP_QUEUE, STEP_TASK, NotAMessage, Step
+from workers.records import RecordUnreadable
 
 log = logging.getLogger(__name__)
 
@@ -130,22 +131,36 @@ def _record_failure(context: ControlContext, step: Step, line: str) -> None:
     """Lets the run go on, or end, without what this step should have done."""
     ledger = context.ledger
     if step.name == PLAN_RUN:
-        keep_run_facts(ledger, step.run, replace(run_facts(ledger, step.run), error=line))
+        with suppress(RecordUnreadable):  # end-run meets it again, and says so
+            keep_run_facts(ledger, step.run, replace(run_facts(ledger, step.run), error=line))
         ledger.add_vms(step.run, {})
     elif step.name in (PLAN_VM, FINISH_VM):
-        vm = VmInHand.from_ledger(ledger, step.run, step.subject)
-        vm.facts = replace(vm.facts, error=f'VM "{vm.facts.name}": {line}')
+        vm = _failed_vm(context, step, line)
         if step.name == PLAN_VM:
             vm.keep()
             ledger.start_vm(step.run, step.subject, [])
         else:
             vm.finish()
     else:
-        facts = run_facts(ledger, step.run)
-        result = failed_result(step.run, facts, line) if facts.result is None else facts.result
+        facts = None
+        with suppress(RecordUnreadable):
+            facts = run_facts(ledger, step.run)
+        result = None if facts is None else facts.result
+        if result is None:
+            result = failed_result(ledger.progress(step.run), facts, line)
         result = replace(result, status="failed", error=line)
         ledger.end_run(step.run, result.write())
         after_run(context, result)
+
+
+def _failed_vm(context: ControlContext, step: Step, line: str) -> VmInHand:
+    try:
+        vm = VmInHand.from_ledger(context.ledger, step.run, step.subject)
+        vm.facts = replace(vm.facts, error=f'VM "{vm.facts.name}": {line}')
+        return vm
+    except RecordUnreadable:
+        facts = failed_vm(context.repository, step.run, step.subject, line)
+        return VmInHand(context.ledger, step.run, step.subject, facts)
 
 
 class StepTask(Task):  # type: ignore[misc]
@@ -160,13 +175,18 @@ class StepTask(Task):  # type: ignore[misc]
         self._step_context = context
         self._done = done
 
-    def run(self, step: dict[str, Any]) -> None:
+    def run(self, message: object) -> None:
         began = time.monotonic()
         try:
-            if do_step(self._step_context, Step.from_message(step)):
-                self._done(step["name"], time.monotonic() - began)
+            step = Step.from_message(message)
+        except NotAMessage as error:
+            log.warning("%s", error)
+            return
+        try:
+            if do_step(self._step_context, step):
+                self._done(step.name, time.monotonic() - began)
         except CbtfleetError as error:  # Redis is away, say: the step is due again when its lease has run out
-            log.warning("step %s was left: %s", step["name"], error)
+            log.warning("step %s was left: %s", step.name, error)
 
 
 def register_step_task(

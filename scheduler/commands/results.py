@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 
@@ -34,7 +33,7 @@ class RunSummary:
     run: str
     status: str
     policy: str | None
-    pool: str
+    pool: str | None
     started: str
     ended: str | None
     error: str | None
@@ -48,7 +47,7 @@ def exit_code(status: str) -> int:
     return {"succeeded": 0, "cancelled": CANCELLED}.get(status, FAILED)
 
 
-def outcome(result: RunResult) -> Mapping[str, Any]:
+def outcome(result: RunResult) -> Mapping[str, object]:
     """A result with exactly the fields that `backup --wait --json` promises, and, as in every failed
     command's object, the `error` when the run failed as a whole.
 

@@ -16,6 +16,7 @@ from scheduler.runs.facts import results, run_facts
 from scheduler.terminal.tables import TextTable, size
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable
+from workers.records import RecordUnreadable
 from workers.settings import Settings
 
 RunArgument = Annotated[
@@ -32,7 +33,7 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     invocation = Invocation.of(context, config, as_json)
     settings = invocation.settings()
     with open_repository(settings) as repository:
-        found = {result.run: summary(result) for result in results(repository)}
+        found = {result.run: summary(result) for result in results(repository, _not_listed)}
     for going_on in _live(settings):
         found.setdefault(going_on.run, going_on)
     rows = list(found.values())
@@ -90,15 +91,26 @@ def _live(settings: Settings) -> list[RunSummary]:
     try:
         with open_ledger(settings) as ledger:
             return [
-                _going_on(ledger, run) for run in sorted(ledger.runs()) if ledger.run_state(run) != "ended"
+                going_on
+                for run in sorted(ledger.runs())
+                if ledger.run_state(run) != "ended" and (going_on := _going_on(ledger, run)) is not None
             ]
     except LedgerUnreachable as error:
         note(f"cbtfleet: runs that go on are not listed: {error}")
         return []
 
 
-def _going_on(ledger: Ledger, run: str) -> RunSummary:
-    facts, progress = run_facts(ledger, run), ledger.progress(run)
+def _not_listed(error: CbtfleetError) -> None:
+    note(f"cbtfleet: a run is not listed: {error}")
+
+
+def _going_on(ledger: Ledger, run: str) -> RunSummary | None:
+    """None when its record cannot be read, which is said."""
+    try:
+        facts, progress = run_facts(ledger, run), ledger.progress(run)
+    except RecordUnreadable as error:
+        _not_listed(error)
+        return None
     return RunSummary(
         run=run,
         status="cancelling" if progress.cancelled else progress.state,
@@ -121,7 +133,7 @@ def _show(console: Console, found: Sequence[RunSummary]) -> None:
     table = TextTable("run", "status", "policy", "pool", "ended", "disks", "failed", "read", "stored")
     for run in found:
         numbers = [str(run.disks), str(run.failed_disks), size(run.read_bytes), size(run.stored_bytes)]
-        table.add_row(run.run, run.status, run.policy or "-", run.pool, run.ended or "-", *numbers)
+        table.add_row(run.run, run.status, run.policy or "-", run.pool or "-", run.ended or "-", *numbers)
     console.print(str(table), markup=False)
     for run in found:
         if run.error:

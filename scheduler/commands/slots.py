@@ -189,7 +189,8 @@ def _disks(ledger: Ledger, runs: set[str]) -> dict[tuple[str, str], tuple[str | 
     for run in runs:
         try:
             for disk in ledger.progress(run).disks:
-                found[run, disk.disk] = (disk.facts.vm_name, disk.facts.name)
+                if disk.facts is not None:
+                    found[run, disk.disk] = (disk.facts.vm_name, disk.facts.name)
         except UnknownToLedger:
             continue
     return found

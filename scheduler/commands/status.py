@@ -22,6 +22,7 @@ from scheduler.terminal.progress_view import ProgressView, Totals, disk_rows, ra
 from scheduler.terminal.waiting import WaitingHints
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress, Ledger, RunProgress
+from workers.records import RecordUnreadable
 from workers.settings import Settings
 
 
@@ -67,7 +68,7 @@ def _kept(settings: Settings, run: str | None) -> RunResult | None:
         with open_repository(settings) as repository:
             found = None if run is None else one_of(sorted(repository.run_names()), run)
             return None if found is None else result_of(repository, found)
-    except NoSuchRun:
+    except (NoSuchRun, RecordUnreadable):
         raise
     except CbtfleetError:  # here is no key to the repository, say: then there is only the ledger
         return None
@@ -98,15 +99,16 @@ def _follow(ledger: Ledger, run: str) -> None:
 
 
 def _describe(disk: DiskProgress) -> Mapping[str, object]:
+    facts = disk.facts
     return {
         "vdi": disk.disk,
         "vm_uuid": disk.vm,
-        "name": disk.facts.name,
-        "mode": disk.facts.mode,
+        "name": None if facts is None else facts.name,
+        "mode": None if facts is None else facts.mode,
         "state": disk.state,
         "batches": disk.batches,
         "done": disk.done,
-        "changed_bytes": disk.facts.changed_bytes,
+        "changed_bytes": None if facts is None else facts.changed_bytes,
         "read_bytes": disk.read_bytes,
         "stored_bytes": disk.stored_bytes,
         "error": disk.error,

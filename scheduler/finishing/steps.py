@@ -22,7 +22,17 @@ from scheduler.planning.rebaseline import compared_point
 from scheduler.policies.requests import RunRequest
 from scheduler.pool_objects.cleanup import clean_up_vm
 from scheduler.retry import with_retries
-from scheduler.runs.facts import VmInHand, keep_run_facts, planned_vm, read_vm_facts, result_of, run_facts
+from scheduler.runs.facts import (
+    VmInHand,
+    failed_vm,
+    keep_run_facts,
+    opened_run,
+    planned_vm,
+    read_vm_facts,
+    result_of,
+    run_at_work,
+    run_facts,
+)
 from scheduler.runs.values import (
     PlannedDisk,
     PlannedVm,
@@ -30,11 +40,13 @@ from scheduler.runs.values import (
     RunFacts,
     RunResult,
     RunStatus,
+    VmFacts,
     planned_row,
     unplanned_rows,
 )
 from workers.errors import CbtfleetError
-from workers.fleet import DiskProgress
+from workers.fleet import DiskFacts, DiskProgress, RunProgress, VmProgress
+from workers.records import RecordUnreadable
 from workers.repository import DiskPoint, Point, point_id
 
 log = logging.getLogger(__name__)
@@ -46,11 +58,12 @@ Rows = dict[str, ResultRow]
 
 def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     """Commits one VM's restore point and cleans up behind it."""
-    request = run_facts(context.ledger, run).request
+    request = run_at_work(context.repository, run).request
     vm = VmInHand.from_ledger(context.ledger, run, vm_uuid)
     planned = planned_vm(context.repository, run, vm_uuid)
+    facts = {disk.disk: disk.facts for disk in planned.disks} if planned is not None else {}
     disks = [disk for disk in context.ledger.progress(run).disks if disk.vm == vm_uuid]
-    rows = {disk.disk: _row(vm_uuid, disk) for disk in disks}
+    rows = {disk.disk: _row(vm, disk, facts.get(disk.disk)) for disk in disks}
     committed: list[DiskPoint] = []
     if planned is None:
         pass  # nothing of it was read
@@ -174,15 +187,18 @@ def _disk_point(
     )
 
 
-def _row(vm_uuid: str, disk: DiskProgress) -> ResultRow:
+def _row(vm: VmInHand, disk: DiskProgress, planned: DiskFacts | None) -> ResultRow:
+    if planned is None:
+        error = disk.error or "it is not in what was recorded of the VM's plan, so it was not committed"
+        return ResultRow(vm.facts.name, vm.uuid, disk.disk, error=error)
     seconds = 0.0 if disk.ended is None else round(disk.ended - disk.started, 3)
     return replace(
-        planned_row(vm_uuid, disk.disk, disk.facts),
+        planned_row(vm.uuid, disk.disk, planned),
         read_bytes=disk.read_bytes,
         stored_bytes=disk.stored_bytes,
         seconds=seconds,
         bytes_per_second=round(disk.read_bytes / seconds) if seconds else None,
-        error=disk.error,
+        error=None if disk.state == "complete" else disk.error,
     )
 
 
@@ -203,46 +219,62 @@ def _end_run(context: ControlContext, run: str) -> RunResult:
 
 
 def _sum_up(context: ControlContext, run: str) -> RunResult:
-    facts = run_facts(context.ledger, run)
     progress = context.ledger.progress(run)
-    vms = {each.vm: read_vm_facts(each.facts, run, each.vm) for each in progress.vms}
+    facts, error = _run_facts(context, run)
+    vms = {each.vm: _vm_facts(context, run, each) for each in progress.vms}
     rows = [row for uuid, vm in vms.items() for row in (*vm.rows, *unplanned_rows(uuid, vm))]
-    trigger = facts.request.trigger
+    trigger = None if facts is None else facts.request.trigger
     skipped = None if trigger is None else trigger.skipped
-    result = RunResult(
-        run=run,
-        status="skipped" if skipped else _status(rows, facts.error, cancelled=progress.cancelled),
-        policy=facts.request.policy,
-        pool=facts.request.pool,
-        slot=None if trigger is None else trigger.slot,
-        started=facts.started,
-        ended=_now(),
-        error=facts.error or skipped,
+    result = replace(
+        failed_result(progress, facts, error or skipped),
+        status="skipped" if skipped else _status(rows, error, cancelled=progress.cancelled),
         warnings=tuple(line for vm in vms.values() for line in vm.warnings),
         disks=tuple(rows),
     )
-    # Kept for the case that the repository takes it not: the ledger then ends the run with it.
-    keep_run_facts(context.ledger, run, replace(facts, result=result))
+    if facts is not None:
+        # Kept for the case that the repository takes it not: the ledger then ends the run with it.
+        keep_run_facts(context.ledger, run, replace(facts, result=result))
     return result
 
 
-def failed_result(run: str, facts: RunFacts, error: str) -> RunResult:
-    """Of a run that could not even be summed up."""
-    request = facts.request
+def _run_facts(context: ControlContext, run: str) -> tuple[RunFacts | None, str | None]:
+    """With the reason why the run failed, if it did. What cannot be read in Redis is taken from the bucket;
+    None when the run has no record there either."""
+    try:
+        facts = run_facts(context.ledger, run)
+    except RecordUnreadable as error:
+        opened = opened_run(context.repository, run)
+        if opened is None:
+            return None, str(error)
+        facts = RunFacts(opened.request, opened.started, error=str(error))
+    return facts, facts.error
+
+
+def _vm_facts(context: ControlContext, run: str, vm: VmProgress) -> VmFacts:
+    try:
+        return read_vm_facts(vm.facts, run, vm.vm)
+    except RecordUnreadable as error:
+        return failed_vm(context.repository, run, vm.vm, str(error))
+
+
+def failed_result(progress: RunProgress, facts: RunFacts | None, error: str | None) -> RunResult:
+    """Of a run without a word about its VMs; `facts` is None when they cannot be read."""
+    request = None if facts is None else facts.request
+    trigger = None if request is None else request.trigger
     return RunResult(
-        run=run,
+        run=progress.run,
         status="failed",
-        policy=request.policy,
-        pool=request.pool,
-        slot=None if request.trigger is None else request.trigger.slot,
-        started=facts.started,
-        ended=_now(),
+        policy=None if request is None else request.policy,
+        pool=None if request is None else request.pool,
+        slot=None if trigger is None else trigger.slot,
+        started=_iso(datetime.fromtimestamp(progress.created, UTC)) if facts is None else facts.started,
+        ended=_iso(datetime.now(UTC)),
         error=error,
     )
 
 
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def _iso(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _status(rows: Sequence[ResultRow], error: str | None, *, cancelled: bool) -> RunStatus:

@@ -61,12 +61,12 @@ def _subject(result: RunResult, remarks: bool) -> str:
         status += f", {failed} of {sum(not row.is_skipped for row in result.disks)} failed"
     elif status == "succeeded" and remarks:
         status += ", with remarks"
-    return " ".join(f"cbtfleet: {what} on pool {result.pool}: {status}".split())
+    return " ".join(f"cbtfleet: {what}{_on_pool(result)}: {status}".split())
 
 
 def _head(result: RunResult) -> Iterator[str]:
     policy = f" of policy {result.policy}" if result.policy else ""
-    yield f"Run {result.run}{policy} on pool {result.pool}: {result.status}."
+    yield f"Run {result.run}{policy}{_on_pool(result)}: {result.status}."
     took = duration(max(0.0, (_time(result.ended) - _time(result.started)).total_seconds()))
     yield f"Started {result.started}, ended {result.ended}, after {took}."
     if result.slot:
@@ -78,6 +78,10 @@ def _head(result: RunResult) -> Iterator[str]:
         read, stored = sum(row.read_bytes for row in rows), sum(row.stored_bytes for row in rows)
         disks = "1 disk" if len(rows) == 1 else f"{len(rows)} disks"
         yield f"{disks}, {size(read)} read, {size(stored)} stored."
+
+
+def _on_pool(result: RunResult) -> str:
+    return f" on pool {result.pool}" if result.pool else ""
 
 
 def _failed(result: RunResult) -> Iterator[str]:

@@ -29,6 +29,7 @@ from scheduler.runs.facts import (
     open_run,
     opened_run,
     planned_vm,
+    run_at_work,
     run_facts,
 )
 from scheduler.runs.values import FailedDisk, OpenRun, SkippedDrive, VmFacts
@@ -82,7 +83,8 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     ledger = context.ledger
     if ledger.vm_state(run, vm_uuid) != "planning":
         return
-    request = run_facts(ledger, run).request
+    opened = run_at_work(context.repository, run)
+    request = opened.request
     vm = VmInHand.from_ledger(ledger, run, vm_uuid)
     hooks = SnapshotHooks(context, request, vm)
     hooks.end_interrupted()
@@ -102,7 +104,7 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
         with context.sessions.borrow(request.pool) as session:
             planned = None
             if record is None:
-                works = _VmPlanner(context, session, request, vm, hooks).plan()
+                works = _VmPlanner(context, session, opened, vm, hooks).plan()
                 planned = record_of(vm.facts, works)
                 record = keep_planned_vm(context.repository, run, vm_uuid, planned)
             if record != planned:
@@ -115,19 +117,21 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
 
 
 class _VmPlanner:
-    """One VM's disks, from tracking switched on to plans. Puts what is said of each disk into the VM's facts."""
+    """One VM's disks, from tracking switched on to plans. What is said of each disk gets into the VM's
+    facts."""
 
     def __init__(
         self,
         context: ControlContext,
         session: Session,
-        request: RunRequest,
+        opened: OpenRun,
         vm: VmInHand,
         hooks: SnapshotHooks,
     ) -> None:
         self._context = context
         self._session = session
-        self._request = request
+        self._request = opened.request
+        self._run_vms = opened.vms
         self._run = vm.run
         self._vm_uuid = vm.uuid
         self._vm = vm
@@ -166,11 +170,8 @@ class _VmPlanner:
         return works
 
     def _choose(self, drives: list[Drive]) -> list[Drive]:
-        run_vms: dict[str, str] = {}
-        if any(drive.holders for drive in drives):
-            opened = opened_run(self._context.repository, self._run)
-            run_vms = dict(opened.vms) if opened is not None else {}
-        chosen, skipped = choose_drives(drives, self._request.exclude_disks, self._vm_uuid, run_vms)
+        exclude = self._request.exclude_disks
+        chosen, skipped = choose_drives(drives, exclude, self._vm_uuid, self._run_vms)
         for each in skipped:
             log.info('VM "%s": %s skipped: %s', self._vm.facts.name, each.name or "", each.reason)
             self._skip(each.vdi, each.name, each.reason, elsewhere=each.elsewhere)

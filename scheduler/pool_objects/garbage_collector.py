@@ -20,6 +20,7 @@ from scheduler.pool_objects.orphans import find_orphans
 from scheduler.pool_objects.removing import Removed, remove_orphans
 from scheduler.runs.facts import run_facts
 from workers.fleet import UnknownToLedger
+from workers.records import RecordUnreadable
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ class GarbageCollector(BackgroundLoop):
                 pool = run_facts(ledger, run).request.pool
                 ended = ledger.run_state(run) == "ended"
             except UnknownToLedger:
+                continue
+            except RecordUnreadable as error:  # its orphans are found when its pool is looked at next
+                log.warning("%s", error)
                 continue
             if not ended:
                 self._going[run] = pool

@@ -5,12 +5,19 @@ Every call may raise what its ledger or repository raises, and RecordUnreadable 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from scheduler.runs.values import OpenRun, PlannedVm, RunFacts, RunResult, VmFacts
+from workers.errors import CbtfleetError
 from workers.fleet import Ledger
-from workers.repository import Repository
+from workers.records import RecordUnreadable
+from workers.repository import DamagedObject, Repository
+
+
+class RunNotOpen(CbtfleetError):
+    """A step of a run that has ended, by what the repository has."""
+
 
 # In the ledger
 
@@ -81,6 +88,24 @@ def opened_run(repository: Repository, run: str) -> OpenRun | None:
     return None if kept is None else _read_open_run(kept, run)
 
 
+def run_at_work(repository: Repository, run: str) -> OpenRun:
+    """What a run has to do, as it is sealed: in Redis it could have been changed. Raises RunNotOpen."""
+    opened = opened_run(repository, run)
+    if opened is None:
+        raise RunNotOpen(f"run {run} is not open in the repository: it was ended meanwhile")
+    return opened
+
+
+def failed_vm(repository: Repository, run: str, vm_uuid: str, line: str) -> VmFacts:
+    """A VM of which the ledger has nothing that can be read: `line` is why it failed."""
+    try:
+        opened = opened_run(repository, run)
+    except CbtfleetError:  # then there is no name for it
+        opened = None
+    name = vm_uuid if opened is None else opened.vms.get(vm_uuid, vm_uuid)
+    return VmFacts(name, error=f'VM "{name}": {line}')
+
+
 def _read_open_run(kept: bytes, run: str) -> OpenRun:
     return OpenRun.read(kept, f"the record of open run {run}")
 
@@ -106,10 +131,18 @@ def result_of(repository: Repository, run: str) -> RunResult | None:
     return None if kept is None else _read_result(kept, run)
 
 
-def results(repository: Repository) -> Iterator[RunResult]:
-    """Of all runs that have ended, the newest last."""
-    for run, kept in repository.results():
-        yield _read_result(kept, run)
+def results(
+    repository: Repository, on_unreadable: Callable[[RecordUnreadable | DamagedObject], None]
+) -> Iterator[RunResult]:
+    """Of all runs that have ended, the newest last. One that cannot be read is passed over."""
+    for run in repository.ended_runs():
+        try:
+            result = result_of(repository, run)
+        except (RecordUnreadable, DamagedObject) as error:
+            on_unreadable(error)
+        else:
+            if result is not None:
+                yield result
 
 
 def _read_result(kept: bytes, run: str) -> RunResult:

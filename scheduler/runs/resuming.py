@@ -16,7 +16,8 @@ from scheduler.background_loop import BackgroundLoop
 from scheduler.runs.facts import create_run, opened_run
 from scheduler.runs.values import RunFacts
 from workers.fleet import Ledger
-from workers.repository import Repository
+from workers.records import RecordUnreadable
+from workers.repository import DamagedObject, Repository
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +34,18 @@ def resume_run(ledger: Ledger, repository: Repository, run: str) -> bool:
 
 
 def resume_lost_runs(ledger: Ledger, repository: Repository) -> list[str]:
-    """Resumes every open run that the ledger does not know, and returns their names."""
+    """Resumes every open run that the ledger does not know, and returns their names. One whose record cannot
+    be read is said and left."""
     at_work = list(repository.open_runs())
     known = set(ledger.runs())  # asked second: a run that has just begun is in the ledger first
-    return [run for run in at_work if run not in known and resume_run(ledger, repository, run)]
+    resumed = []
+    for run in (each for each in at_work if each not in known):
+        try:
+            if resume_run(ledger, repository, run):
+                resumed.append(run)
+        except (RecordUnreadable, DamagedObject) as error:
+            log.warning("run %s cannot be resumed: %s", run, error)
+    return resumed
 
 
 class Resumer(BackgroundLoop):

@@ -26,6 +26,8 @@ from scheduler.runs.facts import create_run, opened_run, run_facts
 from scheduler.runs.values import RunFacts
 from workers.errors import CbtfleetError
 from workers.fleet import UnknownToLedger
+from workers.records import RecordUnreadable
+from workers.repository import DamagedObject
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +112,7 @@ class Triggers(BackgroundLoop):
         skipped = None
         if ends is not None and now >= ends:
             skipped = f"no scheduler began it before the end of its window, {shown}"
-        elif (going := self._run_going_on(name)) is not None:
+        elif (going := self._run_going_on(name, now)) is not None:
             skipped = f"run {going} of the same policy was still going"
         trigger = Trigger(_iso(slot), None if ends is None else _iso(ends), shown, skipped)
         request = replace(request_from_policy(self._context.settings, name), trigger=trigger)
@@ -131,18 +133,27 @@ class Triggers(BackgroundLoop):
         else:
             log.info("policy %s: run %s begins", name, run)
 
-    def _run_going_on(self, policy: str) -> str | None:
+    def _run_going_on(self, policy: str, now: datetime) -> str | None:
         """A run of the policy that has not ended, also one that Redis has forgotten."""
         ledger, repository = self._context.ledger, self._context.repository
         in_ledger = set(ledger.runs())
         for run in sorted(in_ledger):
-            if ledger.run_state(run) != "ended" and run_facts(ledger, run).request.policy == policy:
+            if ledger.run_state(run) != "ended" and self._is_of(policy, run, now):
                 return run
         for run in repository.open_runs():
-            opened = None if run in in_ledger else opened_run(repository, run)
+            try:
+                opened = None if run in in_ledger else opened_run(repository, run)
+            except (RecordUnreadable, DamagedObject):
+                continue  # nobody can resume it
             if opened is not None and opened.request.policy == policy:
                 return run
         return None
+
+    def _is_of(self, policy: str, run: str, now: datetime) -> bool:
+        try:
+            return run_facts(self._context.ledger, run).request.policy == policy
+        except RecordUnreadable:  # a slot's run has its policy in its name
+            return newest_slot(policy, [run], now) is not None
 
     def _stop_at_the_end_of_windows(self, now: datetime) -> None:
         """Gives up every disk that still streams; VMs that are planned later see the time themselves."""
@@ -154,6 +165,9 @@ class Triggers(BackgroundLoop):
                     self._stop_if_over(run, now)
                 except UnknownToLedger:
                     self._endless.add(run)  # it expired meanwhile
+                except RecordUnreadable as error:
+                    log.warning("a run goes on without the end of its window: %s", error)
+                    self._endless.add(run)
                 except CbtfleetError:
                     raise
                 except Exception:

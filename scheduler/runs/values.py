@@ -50,12 +50,15 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class RunResult(Record):
-    """How a run ended. Times are ISO 8601 in UTC; `slot` is its policy's, None when a person began it."""
+    """How a run ended. Times are ISO 8601 in UTC; `slot` is its policy's, None when a person began it.
+
+    `pool` is None when nothing could be read of what the run was to do.
+    """
 
     run: str
     status: RunStatus
     policy: str | None
-    pool: str
+    pool: str | None
     slot: str | None
     started: str
     ended: str
@@ -94,8 +97,8 @@ class FailedDisk:
 
 @dataclass(frozen=True)
 class SkippedDrive:
-    """A drive that is left out. `vdi` is None when there is no disk in it; `elsewhere`: the run backs the disk
-    up with another VM."""
+    """A drive that is left out. `vdi` is None when there is no disk in it; `elsewhere`: the run backs the
+    disk up with another VM."""
 
     vdi: str | None
     name: str

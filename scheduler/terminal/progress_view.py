@@ -86,7 +86,7 @@ def planned_bytes(disk: DiskProgress) -> int:
     """What this disk will have read when it is complete: one that ended early: what it read."""
     if disk.state != "streaming":
         return disk.read_bytes
-    return max(disk.facts.changed_bytes, disk.read_bytes)
+    return max(disk.facts.changed_bytes if disk.facts is not None else 0, disk.read_bytes)
 
 
 def rate_so_far(disks: Sequence[DiskProgress], now: float) -> float | None:
@@ -125,12 +125,12 @@ def disk_rows(progress: RunProgress) -> Table:
         bar = ProgressBar(total=disk.batches or 1, completed=disk.done if disk.batches else 1, width=20)
         percent = f"{disk.done / disk.batches * 100:3.0f} %" if disk.batches else "  - "
         said = disk.error or f"{size(disk.read_bytes)} read, {size(disk.stored_bytes)} stored"
-        name = disk.facts.name or disk.disk
+        facts = disk.facts
         table.add_row(
             "",
-            Text(disk.facts.vm_name),
-            Text(name),
-            disk.facts.mode,
+            Text(facts.vm_name if facts is not None else disk.vm),
+            Text((facts.name if facts is not None else "") or disk.disk),
+            facts.mode if facts is not None else "",
             bar,
             percent,
             disk.state,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from scheduler.hosts.slot_report import is_closed, is_uncounted
 from scheduler.runs.facts import run_facts
 from workers.fleet import Ledger, RunProgress
+from workers.records import RecordUnreadable
 
 PLANNING_PATIENCE = 20.0
 """Seconds a run may be planned before we ask whether a scheduler is there at all."""
@@ -54,7 +55,10 @@ class WaitingHints:
 
     def _hosts_hint(self, run: str) -> str | None:
         """What keeps every host of the run's pool from being connected to, if something does."""
-        pool = run_facts(self._ledger, run).request.pool
+        try:
+            pool = run_facts(self._ledger, run).request.pool
+        except RecordUnreadable as error:
+            return str(error)
         hosts = [host for host in self._ledger.hosts() if host.pool == pool]
         if hosts and all(is_uncounted(host) for host in hosts):
             return (

@@ -84,9 +84,9 @@ def test_all_keys_plans_and_runs_are_read(
     assert load_worker_keys(store, settings) == keys.metadata.worker
     assert load_metadata_keys(store, settings) == keys.metadata
     repository = Repository.open(store, keys)
-    results = list(repository.results())
-    assert [json.loads(result)["status"] for _, result in results] == ["succeeded"] * 5
-    plan = repository.plan(results[1][0], EXPECTED[kind]["disks"][0]["vdi"])
+    runs = list(repository.ended_runs())
+    assert [json.loads(repository.result(run) or b"")["status"] for run in runs] == ["succeeded"] * 5
+    plan = repository.plan(runs[1], EXPECTED[kind]["disks"][0]["vdi"])
     assert plan.batch(0).tolist() == [1, 2, 600]
 
 

@@ -113,6 +113,13 @@ def test_which_runs_need_a_person(found: RunResult, troubles: list[str], problem
     assert compose(found, troubles).problem is problem
 
 
+def test_a_run_of_which_nothing_could_be_read_is_told_without_a_pool() -> None:
+    message = compose(result(pool=None, policy=None, status="failed", error="it cannot be read"))
+    assert message.subject == "cbtfleet: backup: failed"
+    assert message.text.splitlines()[0] == f"Run {RUN}: failed."
+    assert message.problem
+
+
 # Webhook
 
 

@@ -65,6 +65,8 @@ def test_a_policy_without_nights() -> None:
         ({"hooks": {"after_run": ["./x"]}}, "hooks.after_run: its program must be an absolute path"),
         ({"hooks": {"timeout": 0}}, "policies.nightly.hooks.timeout: Input should be greater than 0"),
         ({"hooks": {"on_failure": "stop"}}, "policies.nightly.hooks.on_failure: Input should be 'skip' or"),
+        ({"weight": float("inf")}, "policies.nightly.weight: Input should be a finite number"),
+        ({"retry": {"give_up_after": float("inf")}}, "nightly.retry.give_up_after: Input should be a finite"),
         ({"pool": "lba"}, 'no pool "lba" in the configuration; known: lab'),
     ],
 )

@@ -17,6 +17,7 @@ from workers.fleet.values import (
     VmState,
     read_disk_facts,
 )
+from workers.records import RecordUnreadable
 
 RunState = Literal["planning", "running", "ended"]
 
@@ -185,6 +186,11 @@ def _disk(
     def number(field: bytes) -> int:
         return int(row.get(field, 0))
 
+    read, unreadable = None, None
+    try:
+        read = read_disk_facts(facts, run, disk)
+    except RecordUnreadable as problem:  # the disk's, not that of all who look at the run
+        unreadable = str(problem)
     return DiskProgress(
         disk=disk,
         vm=text(row[b"vm"]),
@@ -197,6 +203,6 @@ def _disk(
         ended=_seconds(row.get(b"ended")),
         streams=number(b"streams"),
         attempts=number(b"attempts"),
-        error=text(error) or None,
-        facts=read_disk_facts(facts, run, disk),
+        error=text(error) or unreadable,
+        facts=read,
     )

@@ -21,7 +21,7 @@ class Streams:
         what is done of it.
 
         `owner` is `<node>` or `<node>/<anything>`. None: the grant is late, was claimed before, or has
-        nothing to do any more; just drop it.
+        nothing to do any more; just drop it. Raises RecordUnreadable: then it is claimed, to be released.
         """
         fields = self._scripts.call("claim", *_parts(grant), _owner(owner), request_id())
         if fields is None:

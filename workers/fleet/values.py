@@ -15,8 +15,8 @@ Mode = Literal["full", "incremental"]
 class DiskFacts(Record):
     """What a plan says of a disk, for who streams, finishes or shows it.
 
-    `sr` is a uuid. `incremental_to` is the VDI snapshot (uuid) that the changes count from; `compared_with` the
-    one whose restore point a full is compared with, block by block.
+    `sr` is a uuid. `incremental_to` is the VDI snapshot (uuid) that the changes count from; `compared_with`
+    the one whose restore point a full is compared with, block by block.
     """
 
     vm_name: str
@@ -195,8 +195,8 @@ class DiskProgress:
     attempts: int
     """Failed streams in a row since the last committed batch."""
     error: str | None
-    """Why it failed; while it streams, what went wrong last."""
-    facts: DiskFacts
+    """Why it failed; while it streams, what went wrong last. If nothing did: why its facts cannot be read."""
+    facts: DiskFacts | None
 
 
 VmState = Literal["planning", "streaming", "finishing", "finished"]

@@ -126,7 +126,8 @@ class Repository:
         return self._record(open_run_key(run))
 
     def keep_run_vm(self, run: str, vm_uuid: str, record: bytes) -> bytes:
-        """Keeps how a VM of an open run was planned; again is fine: the first record stays and is returned."""
+        """Keeps how a VM of an open run was planned; again is fine: the first record stays and is
+        returned."""
         return self._objects.put_first(run_vm_key(run, vm_uuid), record, MAX_JSON)
 
     def run_vm(self, run: str, vm_uuid: str) -> bytes | None:
@@ -168,11 +169,11 @@ class Repository:
         """None when the run has not ended, or never was."""
         return self._record(result_key(run))
 
-    def results(self) -> Iterator[tuple[str, bytes]]:
-        """Run and result of all runs, by name; as names begin with the run's time, the newest comes last."""
+    def ended_runs(self) -> Iterator[str]:
+        """By name; as names begin with the run's time, the newest comes last."""
         for info in self._store.list("runs/"):
             if match := _RESULT_KEY.fullmatch(info.key):
-                yield match[1], self._objects.get(info.key, MAX_JSON)
+                yield match[1]
 
     # Segments
 

@@ -20,6 +20,7 @@ from workers.fleet import DiskWork, Ledger, LedgerUnreachable, Next, Outcome, Ve
 from workers.logs import bind
 from workers.messages import Grant
 from workers.nbd import Connection, Deadlines, NbdError, Tls, Unreachable, connect
+from workers.records import RecordUnreadable
 from workers.repository import KnownHashes, ObjectExists, Pack, PackWriter, Store, WorkerKeys
 from workers.settings import PoolSettings, Settings
 from workers.stream.lease import LeaseKeeper
@@ -111,6 +112,11 @@ def run_stream(context: StreamContext, grant: Grant) -> None:
         context.reports.claiming(grant, context.owner)
         try:
             work = context.ledger.claim(grant, context.owner)
+        except RecordUnreadable as error:  # a worker of another version may be able to read it
+            context.reports.passed()
+            log.warning("%s", error)
+            context.ledger.release(grant, Outcome.STORE_AWAY, str(error), context.owner)
+            return
         except CbtfleetError:
             context.reports.passed()
             raise

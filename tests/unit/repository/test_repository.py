@@ -243,7 +243,8 @@ def test_a_run_is_open_until_it_has_a_result(repository: Repository, store: Memo
     with pytest.raises(RunEnded, match="run1"):
         repository.open_run("run1", b"open")
     repository.close_run("run2", b"failed")
-    assert list(repository.results()) == [("run1", b"succeeded"), ("run2", b"failed")]
+    assert list(repository.ended_runs()) == ["run1", "run2"]
+    assert repository.result("run2") == b"failed"
 
 
 def test_a_crash_between_result_and_the_end_of_open_is_made_good(
@@ -268,7 +269,7 @@ def test_a_vm_of_a_run_is_recorded_once_and_until_the_run_has_ended(
     assert repository.keep_run_vm("run1", VM, b"two") == b"one"
     assert repository.run_vm("run1", VM) == b"one"
     assert list(repository.open_runs()) == ["run1"]
-    assert list(repository.results()) == []
+    assert list(repository.ended_runs()) == []
     repository.close_run("run1", b"succeeded")
     assert [key for key in store.objects if key.startswith("runs/")] == ["runs/run1/result"]
 

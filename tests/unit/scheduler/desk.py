@@ -37,8 +37,9 @@ def utc(text: str) -> datetime:
 
 
 class Desk:
-    def __init__(self, context: ControlContext) -> None:
+    def __init__(self, context: ControlContext, folder: Path) -> None:
         self.context = context
+        self.folder = folder
 
     def nights(self, began: datetime = LONG_AGO) -> Triggers:
         """Of a scheduler that was started then."""
@@ -106,7 +107,7 @@ def make_desk(folder: Path, redis_url: str, **sections: Any) -> Iterator[Desk]:
     ledger.found()
     keys = load_private_keys(store, settings.repository, lambda: "")
     try:
-        yield Desk(ControlContext(settings, ledger, Repository.open(store, keys), "desk"))
+        yield Desk(ControlContext(settings, ledger, Repository.open(store, keys), "desk"), folder)
     finally:
         ledger.close()
         store.close()

@@ -271,6 +271,21 @@ def test_the_garbage_collector_looks_when_a_run_begins_and_ends_and_says_what_st
     assert_only_bases(site)
 
 
+def test_a_run_that_cannot_be_read_keeps_the_garbage_collector_from_no_other(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    garbage_collector = GarbageCollector(site.context)
+    garbage_collector.turn()
+    site.ledger.create_run("20261122T010000Z-newer", b"{}")
+    run = site.submit()
+    garbage_collector.turn()
+    site.work(run)
+    take_snapshot(site, snapshot_name(run))
+    garbage_collector.turn()
+    assert site.pool.leftovers()["vm_snapshots"] == []
+    assert caplog.messages.count("run 20261122T010000Z-newer in Redis: request is missing") == 1
+
+
 def test_two_at_once_are_harmless(site: Site) -> None:
     take_snapshot(site, snapshot_name(site.night().run))
     errors: list[Any] = []

@@ -17,6 +17,7 @@ from scheduler.finishing.after_run import after_run
 from scheduler.finishing.steps import end_run
 from scheduler.notifications import Message
 from scheduler.runs.facts import result_in_ledger, result_of
+from scheduler.runs.resuming import resume_lost_runs
 from scheduler.runs.triggers import newest_slot, slot_run
 from scheduler.runs.values import RunResult, RunStatus, VmFacts
 from scheduler.steps import do_step
@@ -166,6 +167,41 @@ def test_a_run_that_redis_forgot_still_goes_on(desk: Desk, redis_client: redis.R
     assert desk.end(RUN).status == "skipped"
 
 
+def test_a_run_that_cannot_be_read_is_known_by_its_name(desk: Desk) -> None:
+    """A slot's run has its policy in its name; that of another policy is no reason to skip."""
+    for policy in ("hourly", "nightly"):
+        going = slot_run(policy, utc("2026-11-21T01:00"))
+        desk.context.ledger.create_run(going, b"{}")
+    desk.nights().turn(utc("2026-11-22T01:00"))
+    assert desk.end(RUN).error == f"run {going} of the same policy was still going"
+    desk.context.ledger.end_run(going, run_result(run=going).write())
+    desk.nights().turn(utc("2026-11-23T01:00"))
+    assert desk.end(desk.runs()[-1]).status == "succeeded"
+
+
+def test_an_open_run_that_nobody_can_resume_holds_up_no_other(
+    desk: Desk, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.nights().turn(utc("2026-11-21T01:00"))
+    [lost] = desk.runs()
+    desk.open(lost)
+    desk.context.repository.open_run("20261120T000000Z-000000", b"{}")
+    damaged = desk.folder / "store" / "runs" / "20261120T000000Z-111111" / "open"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"damaged")
+    redis_client.flushall()
+    desk.context.ledger.found()
+    ledger, repository = desk.context.ledger, desk.context.repository
+    assert resume_lost_runs(ledger, repository) == [lost]
+    assert caplog.messages[0].startswith(
+        "run 20261120T000000Z-000000 cannot be resumed: the record of open run "
+    )
+    assert caplog.messages[1].startswith("run 20261120T000000Z-111111 cannot be resumed: ")
+    desk.end(lost)
+    desk.nights().turn(utc("2026-11-22T01:00"))
+    assert desk.end(RUN).status == "succeeded"
+
+
 def test_a_window_that_is_over_is_not_made_up_for(tmp_path: Path, redis_url: str) -> None:
     policy = {**NIGHTLY, "window": {"end": "06:00"}}
     with make_desk(tmp_path, redis_url, policies={"nightly": policy}) as desk:
@@ -201,7 +237,8 @@ def test_a_run_that_nobody_understands_does_not_keep_another_from_being_stopped(
         [disk] = ledger.progress(RUN).disks
     assert (disk.state, disk.error) == ("failed", "stopped at the window's end 06:00 Europe/London")
     assert caplog.messages == [
-        "run 20261122T000000Z-newer: the end of its window cannot be found; going on without",
+        "a run goes on without the end of its window: run 20261122T000000Z-newer in Redis: unknown member"
+        " request.moon; was it written by a newer version of cbtfleet?",
         f"run {RUN}: stopped at the window's end 06:00 Europe/London; disks that were not finished: 1",
     ]
 
