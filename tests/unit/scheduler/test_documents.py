@@ -203,7 +203,7 @@ def test_the_webhook_and_the_hooks(site: Site, tmp_path: Path) -> None:
         sections = {"policies": {"nightly": policy}, "notifications": {"webhook": webhook}}
         site.context = replace(site.context, settings=site.settings.model_copy(update=sections))
         policies = parse_policies(site.context.settings)
-        Triggers(site.context, policies, datetime.now(UTC) - timedelta(hours=1)).turn(datetime.now(UTC))
+        Triggers(site.context, policies, datetime.now(UTC) - timedelta(hours=1)).look(datetime.now(UTC))
         site.work(site.ledger.runs()[0])
         [body] = service.bodies
     assert list(body) == ["text", "subject", "problem", "result"]

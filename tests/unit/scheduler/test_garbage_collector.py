@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.pool_objects.garbage_collector import GarbageCollector
+from scheduler.runs.facts import create_run
+from tests.run_records import run_facts
 from tests.unit.scheduler.desk import make_desk
 
 POOL = {"url": "https://127.0.0.1:1", "username": "root", "password": "x"}
@@ -23,7 +25,7 @@ def test_a_pool_that_does_not_answer_is_a_line_and_keeps_no_other_from_being_loo
         assert garbage_collector.failures == 2
         garbage_collector.round()
         assert garbage_collector.failures == 2, "neither is due yet"
-        desk.context.ledger.create_run("run", {"request": {"pool": "lab"}})
+        create_run(desk.context.ledger, "run", run_facts("lab"))
         garbage_collector.round()
         assert garbage_collector.failures == 3, "a run on one of them has begun"
         desk.context.sessions.close()

@@ -275,13 +275,13 @@ def test_a_run_that_cannot_be_read_keeps_the_garbage_collector_from_no_other(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     garbage_collector = GarbageCollector(site.context)
-    garbage_collector.turn()
+    garbage_collector.round()
     site.ledger.create_run("20261122T010000Z-newer", b"{}")
     run = site.submit()
-    garbage_collector.turn()
+    garbage_collector.round()
     site.work(run)
     take_snapshot(site, snapshot_name(run))
-    garbage_collector.turn()
+    garbage_collector.round()
     assert site.pool.leftovers()["vm_snapshots"] == []
     assert caplog.messages.count("run 20261122T010000Z-newer in Redis: request is missing") == 1
 

@@ -172,17 +172,17 @@ def test_a_run_that_cannot_be_read_is_known_by_its_name(desk: Desk) -> None:
     for policy in ("hourly", "nightly"):
         going = slot_run(policy, utc("2026-11-21T01:00"))
         desk.context.ledger.create_run(going, b"{}")
-    desk.nights().turn(utc("2026-11-22T01:00"))
+    desk.nights().look(utc("2026-11-22T01:00"))
     assert desk.end(RUN).error == f"run {going} of the same policy was still going"
     desk.context.ledger.end_run(going, run_result(run=going).write())
-    desk.nights().turn(utc("2026-11-23T01:00"))
+    desk.nights().look(utc("2026-11-23T01:00"))
     assert desk.end(desk.runs()[-1]).status == "succeeded"
 
 
 def test_an_open_run_that_nobody_can_resume_holds_up_no_other(
     desk: Desk, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.nights().turn(utc("2026-11-21T01:00"))
+    desk.nights().look(utc("2026-11-21T01:00"))
     [lost] = desk.runs()
     desk.open(lost)
     desk.context.repository.open_run("20261120T000000Z-000000", b"{}")
@@ -198,7 +198,7 @@ def test_an_open_run_that_nobody_can_resume_holds_up_no_other(
     )
     assert caplog.messages[1].startswith("run 20261120T000000Z-111111 cannot be resumed: ")
     desk.end(lost)
-    desk.nights().turn(utc("2026-11-22T01:00"))
+    desk.nights().look(utc("2026-11-22T01:00"))
     assert desk.end(RUN).status == "succeeded"
 
 

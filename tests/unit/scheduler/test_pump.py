@@ -16,7 +16,7 @@ from workers.fleet import Ledger
 def test_the_pump_outlives_a_broker_that_is_away(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     ledger = Ledger.from_url(redis_url)
-    ledger.create_run("run", {})
+    ledger.create_run("run", b"")
     pump = Pump(ledger, celery_app("redis://127.0.0.1:1/0"))
     pump.start()
     until(lambda: pump.failures >= 2)

@@ -15,7 +15,7 @@ def test_a_step_whose_lease_was_taken_over_is_not_recorded_as_failed(
     redis_url: str, redis_client: redis.Redis
 ) -> None:
     ledger = Ledger.from_url(redis_url, TIMING)
-    ledger.create_run("run", {})
+    ledger.create_run("run", b"")
     [step] = ledger.due_steps()
     fence = ledger.claim_step(step, "one")
     assert step == Step("run", "plan-run", "")
