@@ -135,6 +135,16 @@ def test_a_vm_that_is_being_backed_up_keeps_all_of_its_points(site: CommandLine)
     assert ids(site.json("forget", "--policy", "nightly")["forgotten"]) == [points[0].id]
 
 
+def test_nothing_is_forgotten_while_nobody_can_read_which_vms_a_run_backs_up(site: CommandLine) -> None:
+    points = [commit(site, f"{day}T01:00") for day in (18, 19, 20)]
+    with repository(site) as opened:
+        opened.open_run("newer", b'{"version":2}')
+    for command in (("--policy", "nightly"), (points[0].id, "--even-last")):
+        refused = site("forget", *command)
+        assert (refused.code, refused.said.partition(": ")[0]) == (1, "the record of open run newer")
+    assert len(left(site)) == 3
+
+
 def test_a_point_that_cannot_be_read_is_neither_counted_nor_forgotten(site: CommandLine) -> None:
     points = [commit(site, f"{day}T01:00") for day in (18, 19, 20)]
     broken = site.folder / "store" / points[2].key
