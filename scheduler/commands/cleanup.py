@@ -12,9 +12,9 @@ from rich.console import Console
 from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end, note
 from scheduler.connections import open_ledger, open_repository
 from scheduler.context import ControlContext
+from scheduler.pool_objects.destruction import GRACE
 from scheduler.pool_objects.orphans import find_orphans
 from scheduler.pool_objects.removing import Removed, remove_orphans
-from scheduler.pool_objects.snapshots import GRACE
 from scheduler.terminal.tables import TextTable
 from workers.errors import CbtfleetError, ConfigurationError
 from workers.settings import Settings

@@ -83,7 +83,7 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
 
     def clean_up() -> None:
         with context.sessions.borrow(request.pool) as session:
-            clean_up_vm(session, context, run, vm_uuid, vm.facts.snapshot, committed, elsewhere)
+            clean_up_vm(session, context, run, vm_uuid, committed, elsewhere)
 
     try:
         with_retries(clean_up)

@@ -7,6 +7,7 @@ alone; only what concerns the whole pool (login, selection) fails the run.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from scheduler.planning.selection import select_vms
 from scheduler.planning.snapshot_hooks import SnapshotHooks
 from scheduler.planning.vm_metadata import keep_vm_metadata
 from scheduler.policies.requests import RunRequest
+from scheduler.pool_objects.destruction import GRACE, Destruction
 from scheduler.pool_objects.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
 from scheduler.runs.facts import (
     VmInHand,
@@ -188,7 +190,7 @@ class _VmPlanner:
         while True:
             try:
                 return take_vm_snapshot(
-                    self._session, self._run, vm_ref, self._left_out, repository_id, tracked
+                    self._session, self._run, vm_ref, self._left_out, repository_id, self._discard, tracked
                 )
             except XapiFailure as failure:
                 left = [drive for drive in drives if drive.ref not in self._left_out]
@@ -197,6 +199,13 @@ class _VmPlanner:
                     raise
                 for drive in blamed:
                     self._fail_drive(drive, failure)
+
+    def _discard(self, ref: str) -> None:
+        """A VM snapshot of this run that is one too many, with its disks."""
+        destruction = Destruction(self._session, self._context.repository, own_run=self._run)
+        destruction.vm_snapshot_with_disks(
+            ref, self._run, lambda each: each.vm_uuid == self._vm_uuid, time.monotonic() + GRACE
+        )
 
     def _switch_tracking_on(self, drive: Drive) -> str | None:
         """Why this disk's tracking can't be trusted for this backup, if it can't. May leave the disk out."""

@@ -1,10 +1,7 @@
-"""What a run leaves on the pool, and how it is removed.
+"""What a run leaves on the pool behind one VM, and how it is removed.
 
-VM snapshot of this run            destroyed (its VBDs block everything else)
-ours of earlier runs, left over    destroyed, unless its run is still going
-VDI snapshot, committed            data destroyed, metadata kept: the next base
-VDI snapshot, not committed        destroyed; also one without metadata, which can be no base
-our older metadata snapshots       destroyed, unless a run that is still going needs them
+VM snapshots of this run, and left over ones of ours    destroyed: their VBDs block everything else
+disk snapshots of ours                                  by their fate (fate.py)
 
 The restore point is committed before, so nobody waits for this: hosts get GRACE seconds, all disks of the VM
 together, to let go. What they still have then is said, and is the next look for orphans' business.
@@ -16,19 +13,17 @@ import time
 from collections.abc import Collection, Iterator
 
 from scheduler.context import ControlContext
-from scheduler.pool_objects.ownership import tag_of
+from scheduler.pool_objects.destruction import GRACE, Destruction, NotProved
+from scheduler.pool_objects.ownership import OwnershipTag, tag_of
 from scheduler.pool_objects.snapshots import (
-    GRACE,
+    VmSnapshot,
     describe_vm_snapshot,
-    destroy_vdi,
     is_tagged,
     live_disks,
     our_snapshots_of,
-    purge_data,
-    tag_disks,
+    snapshots_named_after,
     vm_snapshots_by_run,
 )
-from scheduler.runs.states import is_going
 from workers.errors import CbtfleetError
 from workers.repository import DiskPoint
 from workers.xenapi import Session, XapiFailure, ref_or_none
@@ -43,8 +38,7 @@ def clean_up_vm(
     context: ControlContext,
     run: str,
     vm_uuid: str,
-    snapshot_uuid: str | None,
-    committed: list[DiskPoint],
+    committed: Collection[DiskPoint],
     elsewhere: Collection[str] = (),
 ) -> None:
     """Leaves of each disk of the VM the newest committed metadata snapshot and nothing else of ours.
@@ -54,80 +48,75 @@ def clean_up_vm(
     LeftOnPool with a word on each disk snapshot that is still there.
     """
     until = time.monotonic() + GRACE
-    left: list[str] = []
+    destruction = Destruction(session, context.repository, own_run=run)
     live: dict[str, str] = {}
     for point in committed:
         live_ref = ref_or_none(session, "VDI", point.vdi)
         if live_ref is not None:
             live[point.vdi] = live_ref
-    snapshots: set[str] = set()
     vm_ref = ref_or_none(session, "VM", vm_uuid)
     if vm_ref is not None:
         for ref, record in live_disks(session, session.call("VM.get_record", vm_ref)).items():
             live[record["uuid"]] = ref
-        snapshots.update(_vm_snapshots(session, context, run, vm_ref))
-    if snapshot_uuid is not None and (known := ref_or_none(session, "VM", snapshot_uuid)) is not None:
-        snapshots.add(known)
-    for snapshot_ref in snapshots:
-        snapshot = describe_vm_snapshot(session, snapshot_ref)
-        # those of a snapshot call that came through late, and twice, have no tag yet
-        tag_disks(session, snapshot, run, context.repository.repository_id)
-        session.call_async("VM.destroy", snapshot_ref)
-        for disk in snapshot.disks:
+    found: dict[str, OwnershipTag] = {}
+    left: list[str] = []
+    for ref, made_by in _vm_snapshots(session, context, run, vm_uuid, vm_ref):
+        try:
+            snapshot = destruction.vm_snapshot(
+                ref, made_by, lambda each: _is_of(session, context, each, vm_uuid)
+            )
+        except NotProved as error:
+            left.append(str(error))
+            continue
+        for disk in snapshot.disks if snapshot is not None else ():
             if disk.live_ref:
                 live[disk.live_uuid] = disk.live_ref
-                continue
-            try:  # nothing leads to it any more, and no backup will build upon it
-                destroy_vdi(session, disk.ref, until)
-            except XapiFailure as failure:
-                left.append(str(failure))
+            elif (tag := destruction.tag(disk.ref)) is not None:  # nothing else leads to it any more
+                found[disk.ref] = tag
     for vdi_uuid, live_ref in live.items():
-        if vdi_uuid in elsewhere:
-            continue
-        left += _clean_up_disk(session, context, run, vm_uuid, vdi_uuid, live_ref, until)
+        if vdi_uuid not in elsewhere:
+            for ref, record in our_snapshots_of(session, live_ref, context.repository.repository_id).items():
+                tag = tag_of(record, context.repository.repository_id)
+                assert tag is not None  # kept by our_snapshots_of
+                found[ref] = tag
+    left += _clean_up_disks(destruction, found, until)
     if left:
         raise LeftOnPool(f"{'; '.join(sorted(set(left)))}; the scheduler tries again by itself")
 
 
-def _vm_snapshots(session: Session, context: ControlContext, run: str, vm_ref: str) -> Iterator[str]:
-    """Those of this run, and of earlier ones of this repository that could not be removed at the time."""
+def _vm_snapshots(
+    session: Session, context: ControlContext, run: str, vm_uuid: str, vm_ref: str | None
+) -> Iterator[tuple[str, str]]:
+    """Ref and run of those of this run, and of earlier ones of this repository that could not be removed at
+    the time."""
     repository = context.repository.repository_id
+    if vm_ref is None:
+        for ref in snapshots_named_after(session, run):
+            if _is_of(session, context, describe_vm_snapshot(session, ref), vm_uuid):
+                yield ref, run
+        return
     for ref, made_by in vm_snapshots_by_run(session, vm_ref):
         if made_by == run or (
             is_tagged(session, describe_vm_snapshot(session, ref), repository)
-            and not is_going(context.ledger, context.repository, made_by)
+            and not context.repository.run_is_open(made_by)
         ):
-            yield ref
+            yield ref, made_by
 
 
-def _clean_up_disk(
-    session: Session,
-    context: ControlContext,
-    run: str,
-    vm_uuid: str,
-    vdi_uuid: str,
-    live_ref: str,
-    until: float,
-) -> Iterator[str]:
+def _is_of(session: Session, context: ControlContext, snapshot: VmSnapshot, vm_uuid: str) -> bool:
+    """Whether it is a snapshot of this VM: by the pool, or, once the VM is gone, by our tags on its disks."""
+    if snapshot.vm_uuid:
+        return snapshot.vm_uuid == vm_uuid
+    repository = context.repository.repository_id
+    records = (session.call("VDI.get_record", disk.ref) for disk in snapshot.disks)
+    tags = [tag_of(record, repository) for record in records]
+    return any(tag is not None and tag.vm == vm_uuid for tag in tags)
+
+
+def _clean_up_disks(destruction: Destruction, found: dict[str, OwnershipTag], until: float) -> Iterator[str]:
     """Says what is still there, and why."""
-    repository = context.repository
-    last = repository.latest_disk(vm_uuid, vdi_uuid)
-    base = last.snapshot if last is not None else None
-    ours = our_snapshots_of(session, live_ref, repository.repository_id)
-    base_is_there = any(record["uuid"] == base for record in ours.values())
-    for ref, record in ours.items():
-        made = tag_of(record, repository.repository_id)
-        made_by = made.run if made is not None else ""
-        purged = record["type"] == "cbt_metadata"
+    for ref, tag in found.items():
         try:
-            if record["uuid"] == base and (purged or record["cbt_enabled"]):
-                if not purged:
-                    purge_data(session, ref, until)
-            elif (
-                record["uuid"] == base
-                or made_by == run
-                or (base_is_there and not is_going(context.ledger, repository, made_by))
-            ):
-                destroy_vdi(session, ref, until)
-        except XapiFailure as failure:
-            yield f"snapshot {record['uuid']} of disk {record['name_label'] or vdi_uuid}: {failure}"
+            destruction.disk_snapshot(ref, tag, until)
+        except (XapiFailure, NotProved) as error:
+            yield f"snapshot {tag.snapshot} of disk {tag.disk}: {error}"

@@ -1,12 +1,12 @@
 """What of ours is on a pool and belongs to no run that goes on: found here, removed by `removing`.
 
     two listings (all VM snapshots, all VDI snapshots) and one list of VDI refs, however large the pool
-      -> whose tag or name is ours, and whose run has ended          (ledger, else runs/<run>/open)
+      -> whose tag or name is ours, and whose run has ended          (runs/<run>/open)
       -> the newest restore point of their disks                      (only where more than a base is there)
       -> what plugs them in, and the ledger's slots                   (only where something does)
 
-Asked in this order, so nothing that begins meanwhile can be mistaken for an orphan: a run is in the ledger
-before it makes anything, and its restore point is written before it ends.
+Asked in this order, so nothing that begins meanwhile can be mistaken for an orphan: a run is open
+before it makes anything, and its restore point is written before it is closed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from scheduler.context import ControlContext
+from scheduler.pool_objects.fate import Fate, SnapshotState, judge
 from scheduler.pool_objects.ownership import OwnershipTag, tag_of
 from scheduler.pool_objects.snapshots import snapshot_name
-from scheduler.runs.states import is_going
 from workers.repository import DamagedObject, DiskPoint
 from workers.xenapi import Session, record_or_none, records_where, ref_or_none
 
@@ -34,7 +34,8 @@ class Orphan:
     """One thing, what it is and why it may go; or, with `kept`, why it has to stay for now.
 
     An attachment is a control domain's VBD of one of our snapshots. Of "snapshot data" only the data goes:
-    the metadata is the next backup's base.
+    the metadata is the next backup's base. What is found is a list to look at: before anything goes, it is
+    proved again (`destruction.py`).
     """
 
     kind: Kind
@@ -44,6 +45,10 @@ class Orphan:
     run: str
     why: str
     kept: str | None = None
+    tag: OwnershipTag | None = None
+    """Of a disk snapshot, and of the one that an attachment plugs in; None: nobody came to tag it."""
+    disk_ref: str = field(default="", repr=False)
+    """Of an attachment: the VDI that it plugs in."""
 
 
 def find_orphans(session: Session, context: ControlContext, pool: str) -> list[Orphan]:
@@ -151,14 +156,14 @@ class _Look:
         for vbd in vdi["VBDs"]:
             if vbd in held:
                 continue
-            found = self._attachment(vbd, vdi, run, tag)
+            found = self._attachment(vbd, ref, vdi, run, tag)
             if isinstance(found, str):
                 others.append(found)
             elif found is not None:
                 attached.append(found)
         kept = next(iter(others), None) or next((each.kept for each in attached if each.kept), None)
         name = str(vdi["name_label"] or vdi["uuid"])
-        return [*attached, Orphan(kind, ref, str(vdi["uuid"]), name, run, why, kept)]
+        return [*attached, Orphan(kind, ref, str(vdi["uuid"]), name, run, why, kept, tag)]
 
     def _judged(
         self,
@@ -168,30 +173,25 @@ class _Look:
         disks: Records,
         every_disk: Collection[str],
     ) -> tuple[Kind | None, str]:
-        has_data = vdi["type"] != "cbt_metadata"
         if tag is None:  # a disk of a VM snapshot that nobody came to tag: nothing was read from it
             return "disk snapshot", f"run {run} has ended and never used it"
-        gone = vdi["snapshot_of"] not in every_disk or ref_or_none(self._session, "VDI", tag.disk) is None
+        state = SnapshotState(
+            uuid=str(vdi["uuid"]),
+            has_data=vdi["type"] != "cbt_metadata",
+            tracked=bool(vdi["cbt_enabled"]),
+            disk_is_gone=vdi["snapshot_of"] not in every_disk
+            or ref_or_none(self._session, "VDI", tag.disk) is None,
+        )
         try:
             last = self._newest(tag)
         except DamagedObject:
             return None, "the newest restore point of its disk cannot be read"
-        if last is not None and last.snapshot == vdi["uuid"] and not gone:
-            if not has_data:
-                return None, "the next backup's base"
-            if vdi["cbt_enabled"]:
-                return "snapshot data", f"run {run} is committed, the next backup needs the metadata only"
-            return "disk snapshot", f"run {run} is committed, and without tracking it can be no base"
-        if has_data:
-            return "disk snapshot", f"run {run} has ended, and no backup builds upon it"
-        if gone:
-            return "metadata snapshot", "its disk is no longer on the pool"
-        if last is not None and any(each["uuid"] == last.snapshot for each in disks.values()):
-            return "metadata snapshot", "a newer one is the base of its disk's next backup"
-        return None, "nothing newer is there"
+        base = last.snapshot if last is not None else None
+        there = base is not None and any(each["uuid"] == base for each in disks.values())
+        return _kind(judge(state, run=run, going=False, newest=base, newest_is_there=there), state)
 
     def _attachment(
-        self, ref: str, vdi: Mapping[str, Any], run: str, tag: OwnershipTag | None
+        self, ref: str, disk_ref: str, vdi: Mapping[str, Any], run: str, tag: OwnershipTag | None
     ) -> Orphan | str | None:
         """What plugs the snapshot in; text when it is no business of ours, and the snapshot has to stay."""
         vbd = record_or_none(self._session, "VBD", ref)
@@ -209,6 +209,8 @@ class _Look:
             run=run,
             why="an NBD server left it plugged in, and no slot of the ledger has this disk",
             kept=slot,
+            tag=tag,
+            disk_ref=disk_ref,
         )
 
     def _slot(self, run: str, disk: str) -> str | None:
@@ -235,11 +237,19 @@ class _Look:
 
     def _is_going(self, run: str) -> bool:
         if run not in self._going:
-            self._going[run] = is_going(self._context.ledger, self._context.repository, run)
+            self._going[run] = self._context.repository.run_is_open(run)
         return self._going[run]
 
     def _is_ours(self, run: str) -> bool:
         """A VM snapshot whose disks nobody came to tag has only its name: one of our runs?"""
         if self._known is None:
-            self._known = {*self._context.ledger.runs(), *self._context.repository.run_names()}
+            self._known = self._context.repository.run_names()
         return run in self._known
+
+
+def _kind(fate: Fate, state: SnapshotState) -> tuple[Kind | None, str]:
+    if fate.action == "keep":
+        return None, fate.why
+    if fate.action == "purge":
+        return "snapshot data", fate.why
+    return "disk snapshot" if state.has_data else "metadata snapshot", fate.why

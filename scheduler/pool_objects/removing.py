@@ -4,6 +4,8 @@
     VM snapshot          its disks tagged, destroyed
     VDI snapshot         destroyed, or only its data
 
+Each is proved to be ours, and not needed, right before it goes (`destruction.py`).
+
 Any number of schedulers and people may do this at the same time: what is gone already is fine.
 """
 
@@ -14,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scheduler.context import ControlContext
+from scheduler.pool_objects.destruction import Destruction, NotProved
 from scheduler.pool_objects.orphans import Orphan
-from scheduler.pool_objects.snapshots import describe_vm_snapshot, destroy_vdi, purge_data, tag_disks
+from scheduler.pool_objects.snapshots import VmSnapshot, is_tagged
 from workers.xenapi import Session, XapiFailure, is_gone
 
 
@@ -41,6 +44,7 @@ def remove_orphans(
     longer answers.
     """
     until = time.monotonic() + patience
+    destruction = Destruction(session, context.repository)
     done: list[Removed] = []
     for each in orphans:
         if stop():
@@ -48,7 +52,9 @@ def remove_orphans(
         error = each.kept
         if error is None:
             try:
-                _remove(session, context, each, until)
+                error = _remove(session, context, destruction, each, until)
+            except NotProved as unproved:
+                error = str(unproved)
             except XapiFailure as failure:
                 if not is_gone(failure) and failure.code != "DEVICE_ALREADY_DETACHED":
                     error = str(failure)
@@ -56,16 +62,26 @@ def remove_orphans(
     return done
 
 
-def _remove(session: Session, context: ControlContext, each: Orphan, until: float) -> None:
+def _remove(
+    session: Session, context: ControlContext, destruction: Destruction, each: Orphan, until: float
+) -> str | None:
+    """Why it stays; None: it is gone."""
+    if each.kind == "VM snapshot":
+        destruction.vm_snapshot(each.ref, each.run, lambda found: _is_ours(session, context, found, each.run))
+        return None
+    disk_ref = each.disk_ref or each.ref
+    tag = each.tag or destruction.tag(disk_ref)  # removing its VM snapshot has tagged it
+    if tag is None:
+        return "it carries no tag of ours"
     if each.kind == "attachment":
-        if session.call("VBD.get_record", each.ref)["currently_attached"]:
-            session.call_async("VBD.unplug", each.ref)
-        session.call_async("VBD.destroy", each.ref)
-    elif each.kind == "VM snapshot":
-        snapshot = describe_vm_snapshot(session, each.ref)
-        tag_disks(session, snapshot, each.run, context.repository.repository_id)
-        session.call_async("VM.destroy", each.ref)
-    elif each.kind == "snapshot data":
-        purge_data(session, each.ref, until)
-    else:
-        destroy_vdi(session, each.ref, until)
+        destruction.detach(each.ref, disk_ref, tag)
+        return None
+    fate = destruction.disk_snapshot(disk_ref, tag, until)
+    return fate.why if fate is not None and fate.action == "keep" else None
+
+
+def _is_ours(session: Session, context: ControlContext, snapshot: VmSnapshot, run: str) -> bool:
+    """Whether a run of this repository made it: by our tags on its disks, or as only our runs have this
+    name."""
+    repository = context.repository
+    return is_tagged(session, snapshot, repository.repository_id) or run in repository.run_names()

@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.pool_objects.ownership import OwnershipTag, tag_of
-from workers.xenapi import NULL_REF, Session, XapiFailure, is_gone, record_or_none
+from workers.xenapi import NULL_REF, Session, XapiFailure, is_gone, is_unknown_call, record_or_none
 
 log = logging.getLogger(__name__)
 
 _XAPI_TIME = re.compile(r"\d{8}T\d\d:\d\d:\d\d")
-GRACE = 20.0
-"""Seconds that hosts have to unplug an NBD server's disk after we have closed the connection. It takes them
-less than one, or something is wrong there: then it is left to the next look for orphans."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,8 @@ class VmSnapshot:
     disks: tuple[DiskSnapshot, ...]
     vm_uuid: str = ""
     """The VM it is of; "" when that is gone."""
+    name: str = ""
+    is_a_snapshot: bool = True
 
     @property
     def time(self) -> str:
@@ -103,6 +101,18 @@ def vm_snapshots_by_run(session: Session, vm_ref: str) -> list[tuple[str, str]]:
     return [(ref, run) for _, ref, run in sorted(found)]
 
 
+def snapshots_named_after(session: Session, run: str) -> list[str]:
+    """Refs of all VM snapshots on the pool with this run's name: for a VM that is gone, which has no list."""
+    name = snapshot_name(run)
+    try:
+        records = session.call("VM.get_all_records_where", f'field "name__label"="{name}"')
+    except XapiFailure as failure:
+        if not is_unknown_call(failure):
+            raise
+        records = session.call("VM.get_all_records")
+    return sorted(ref for ref, record in records.items() if record["name_label"] == name)
+
+
 def is_tagged(session: Session, snapshot: VmSnapshot, repository_id: str) -> bool:
     """Whether a run of this repository made the VM snapshot: any of its disks carries the tag."""
     records = (record_or_none(session, "VDI", disk.ref) for disk in snapshot.disks)
@@ -115,27 +125,28 @@ def take_vm_snapshot(
     vm_ref: str,
     without: Iterable[str],
     repository_id: str,
+    discard: Callable[[str], None],
     tracked: Iterable[str] = (),
 ) -> VmSnapshot:
     """Snapshots a VM once for this run, however often it is called; `without` are VDI refs to leave out.
 
-    `tracked` are VDI refs that had tracking on before. Where the storage failed to go on with it, it is
-    switched on again and the snapshot taken once more: else the next backup would have no base either.
-    Raises XapiError when the pool refuses.
+    `discard` destroys a VM snapshot (a ref) of this run that is one too many. `tracked` are VDI refs that had
+    tracking on before. Where the storage failed to go on with it, it is switched on again and the snapshot
+    taken once more: else the next backup would have no base either. Raises XapiError when the pool refuses.
     """
     left_out = list(without)
     found = find_vm_snapshots(session, run, vm_ref)
     if found:
         ref, *extra = found
         for each in extra:
-            destroy_vm_snapshot(session, each, run, repository_id)
+            discard(each)
     else:
         ref = _take(session, run, vm_ref, left_out)
     snapshot = describe_vm_snapshot(session, ref)
     lost = [disk.live_ref for disk in snapshot.disks if disk.live_ref in set(tracked) and not disk.live_cbt]
     if lost and _switch_on_again(session, lost):
         log.warning("VM %s: tracking was lost at the snapshot; it is taken again", snapshot.vm_uuid)
-        destroy_vm_snapshot(session, ref, run, repository_id)
+        discard(ref)
         snapshot = describe_vm_snapshot(session, _take(session, run, vm_ref, left_out))
     tag_disks(session, snapshot, run, repository_id)
     return snapshot
@@ -187,7 +198,14 @@ def describe_vm_snapshot(session: Session, ref: str) -> VmSnapshot:
             )
         )
     disks.sort(key=lambda disk: (len(disk.userdevice), disk.userdevice))
-    return VmSnapshot(ref, record["uuid"], tuple(disks), str(vm.get("uuid", "")))
+    return VmSnapshot(
+        ref,
+        record["uuid"],
+        tuple(disks),
+        vm_uuid=str(vm.get("uuid", "")),
+        name=str(record["name_label"]),
+        is_a_snapshot=bool(record["is_a_snapshot"]),
+    )
 
 
 def iso_time(xapi_time: Any) -> str:
@@ -211,52 +229,6 @@ def tag_disks(session: Session, snapshot: VmSnapshot, run: str, repository_id: s
         except XapiFailure as failure:
             if not is_gone(failure):
                 raise
-
-
-def destroy_vm_snapshot(
-    session: Session, ref: str, run: str, repository_id: str, until: float | None = None
-) -> None:
-    """Removes a VM snapshot of ours with the VDI snapshots it holds. What is already gone is fine."""
-    try:
-        snapshot = describe_vm_snapshot(session, ref)
-        tag_disks(session, snapshot, run, repository_id)
-        session.call_async("VM.destroy", ref)
-    except XapiFailure as failure:
-        if not is_gone(failure):
-            raise
-        return
-    for disk in snapshot.disks:
-        destroy_vdi(session, disk.ref, until)
-
-
-def destroy_vdi(session: Session, ref: str, until: float | None = None) -> None:
-    """Destroys a VDI as soon as the hosts have let go of it. What is already gone is fine.
-
-    `until`: how long to try, on the monotonic clock; None: for GRACE. Raises XapiFailure VDI_IN_USE then.
-    """
-    _when_released(lambda: session.call_async("VDI.destroy", ref), until)
-
-
-def purge_data(session: Session, ref: str, until: float | None = None) -> None:
-    """Destroys a VDI snapshot's data and keeps its changed-block metadata; `until` as above."""
-    _when_released(lambda: session.call_async("VDI.data_destroy", ref), until)
-
-
-def _when_released(call: Callable[[], object], until: float | None) -> None:
-    """Tries again while the disk is in use: an NBD server unplugs it some seconds after we have closed."""
-    deadline = time.monotonic() + GRACE if until is None else until
-    pause = 0.25
-    while True:
-        try:
-            call()
-            return
-        except XapiFailure as failure:
-            if is_gone(failure):
-                return
-            if failure.code != "VDI_IN_USE" or time.monotonic() + pause > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(pause * 2, 5.0)
 
 
 def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dict[str, Mapping[str, Any]]:
