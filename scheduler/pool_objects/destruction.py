@@ -78,9 +78,15 @@ class Destruction:
                 self.disk_snapshot(disk.ref, tag, until)
 
     def tag(self, ref: str) -> OwnershipTag | None:
-        """The tag that a disk snapshot carries now; None: it is gone, or not ours."""
+        """The tag that a disk snapshot carries now; None: it is gone. Raises NotProved when it has none of
+        ours."""
         record = record_or_none(self._session, "VDI", ref)
-        return None if record is None else tag_of(record, self._repository.repository_id)
+        if record is None:
+            return None
+        tag = tag_of(record, self._repository.repository_id)
+        if tag is None:
+            raise NotProved(f"VDI {record['uuid']} carries no tag of ours; it is left alone")
+        return tag
 
     def disk_snapshot(self, ref: str, tag: OwnershipTag, until: float) -> Fate | None:
         """Does with a disk snapshot what its fate is; None: it is gone.

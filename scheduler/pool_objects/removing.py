@@ -72,7 +72,7 @@ def _remove(
     disk_ref = each.disk_ref or each.ref
     tag = each.tag or destruction.tag(disk_ref)  # removing its VM snapshot has tagged it
     if tag is None:
-        return "it carries no tag of ours"
+        return None
     if each.kind == "attachment":
         destruction.detach(each.ref, disk_ref, tag)
         return None
