@@ -25,7 +25,14 @@ from workers.repository import (
 )
 from workers.repository.overlay import visible, windows
 from workers.repository.segment import read_segment
-from workers.repository.store import Buffer, ObjectExists, ObjectInfo, ObjectMissing, ObjectTruncated
+from workers.repository.store import (
+    Buffer,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectTooLarge,
+    ObjectTruncated,
+)
 
 REPOSITORY_ID = "6a1f3c0e-7f52-4d11-9d3c-0f8a5b2c7e41"
 DISK = "11111111-2222-3333-4444-555555555555"
@@ -47,14 +54,20 @@ class MemoryStore:
                 raise ObjectExists(key)
             self.objects[key] = bytes(data)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int) -> bytes:
+        data = self._get(key)
+        if len(data) > limit:
+            raise ObjectTooLarge(key, len(data), limit)
+        return data
+
+    def _get(self, key: str) -> bytes:
         self.requests.append(("get", key))
         if key not in self.objects:
             raise ObjectMissing(key)
         return self.objects[key]
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        data = self.get(key)
+        data = self._get(key)
         if len(data) < start + length:
             raise ObjectTruncated(key, start + length, len(data))
         return data[start : start + length]

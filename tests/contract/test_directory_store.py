@@ -18,6 +18,7 @@ from workers.repository.store import (
     AccessDenied,
     ConditionalPutRefused,
     ObjectExists,
+    ObjectMissing,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -36,6 +37,22 @@ def test_half_written_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / ".snapshot").mkdir()
     (tmp_path / "lost+found").mkdir(0)
     assert [info.key for info in store.list("")] == ["packs/one"]
+
+
+def test_what_is_no_regular_file_is_no_object_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, a device without an end, a folder."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to("elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"1")
+    store = DirectoryStore(tmp_path)
+    for key in ("pipe", "endless", "folder"):
+        for ask in (lambda key: store.get(key, 9), lambda key: store.get_range(key, 0, 1), store.head):
+            with pytest.raises(ObjectMissing):
+                ask(key)
+    assert [info.key for info in store.list("")] == ["elsewhere", "linked"]
+    assert store.get("linked", 9) == b"1"
 
 
 def test_a_percent_in_the_url_is_decoded(tmp_path: Path) -> None:
@@ -151,7 +168,7 @@ def test_a_root_that_went_away_is_not_made_again(tmp_path: Path) -> None:
     root.rmdir()
     for ask in (
         lambda: store.put_if_absent("packs/one", b"1"),
-        lambda: store.get("one"),
+        lambda: store.get("one", 9),
         lambda: store.delete("one"),
         lambda: list(store.list("packs/")),
     ):

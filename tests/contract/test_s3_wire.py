@@ -13,12 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from cryptography import x509
@@ -35,6 +36,7 @@ from workers.repository.store import (
     CredentialsMissing,
     ObjectExists,
     ObjectMissing,
+    ObjectTooLarge,
     ObjectTruncated,
     StoreError,
     StoreFull,
@@ -255,7 +257,7 @@ def test_a_put_is_plain_and_signed_with_its_sha256(store: S3Store, double: Doubl
 
 def test_gets_and_deletes_ask_for_no_checksums(store: S3Store, double: Double) -> None:
     double.objects["/backups/prod/a"] = b"0123456789"
-    assert store.get("a") == b"0123456789"
+    assert store.get("a", 1 << 20) == b"0123456789"
     assert store.get_range("a", 2, 3) == b"234"
     store.delete("a")
     assert [request.headers.get("range") for request in double.requests] == [None, "bytes=2-4", None]
@@ -280,7 +282,7 @@ def test_a_certificate_that_is_not_trusted_is_said_at_once(
     with pytest.raises(
         StoreUnavailable, match=r"^the TLS certificate of bucket backups .* set repository\.ca_file"
     ):
-        store.get("a")
+        store.get("a", 1 << 20)
     store.close()
     assert double.requests == []
     with pytest.raises(ConfigurationError, match=r"repository\.ca_file: no file .*/absent"):
@@ -390,7 +392,7 @@ def test_passing_trouble_is_tried_again(store: S3Store, double: Double, fault: C
 def test_a_silent_store_is_left_and_asked_again(hasty_store: S3Store, double: Double) -> None:
     double.objects["/backups/prod/a"] = b"0123456789"
     double.faults = [hangs]
-    assert hasty_store.get("a") == b"0123456789"
+    assert hasty_store.get("a", 1 << 20) == b"0123456789"
     assert len(double.requests) >= 2
 
 
@@ -403,16 +405,16 @@ def test_lasting_trouble_ends_with_one_line(store: S3Store, double: Double) -> N
 def test_lasting_silence_ends_with_one_line(hasty_store: S3Store, double: Double) -> None:
     double.faults = [hangs] * 5
     with pytest.raises(StoreUnavailable, match=r"^cannot reach bucket .*: timed out \(get a, 3 tries\)$"):
-        hasty_store.get("a")
+        hasty_store.get("a", 1 << 20)
 
 
 def test_an_answer_cut_off_is_asked_for_again(store: S3Store, double: Double) -> None:
     double.objects["/backups/prod/a"] = bytes(100_000)
     double.faults = [cuts_off, cuts_off]
-    assert store.get("a") == bytes(100_000)
+    assert store.get("a", 1 << 20) == bytes(100_000)
     double.faults = [cuts_off] * 5
     with pytest.raises(StoreUnavailable, match="cannot reach"):
-        store.get("a")
+        store.get("a", 1 << 20)
 
 
 def test_a_short_range_is_a_truncated_object(store: S3Store, double: Double) -> None:
@@ -426,6 +428,46 @@ def test_a_store_that_ignores_ranges_is_named(store: S3Store, double: Double) ->
     double.faults = [lambda handler, request: handler.answer(200, b"0123456789")]
     with pytest.raises(StoreError, match="ignores the Range header"):
         store.get_range("a", 5, 2)
+
+
+def sends_a_gigabyte(sent: SimpleQueue[int], length: bool = True) -> Callable[..., None]:
+    """An answer that goes on until nobody takes it any more; `sent` then gets how much of it went out."""
+
+    def fault(handler: Handler, request: Request) -> None:
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", str(1 << 30))
+        handler.end_headers()
+        handler.close_connection = True
+        count = 0
+        with suppress(OSError):
+            while count < 1 << 30:
+                count += handler.connection.send(bytes(1 << 20))
+        sent.put(count)
+
+    return fault
+
+
+@pytest.mark.parametrize("range_", [False, True], ids=["whole", "range that is ignored"])
+def test_what_is_too_large_is_left_where_it_is(store: S3Store, double: Double, range_: bool) -> None:
+    """A planted object of 1 GiB costs what the sockets' buffers hold."""
+    sent: SimpleQueue[int] = SimpleQueue()
+    double.faults = [sends_a_gigabyte(sent)]
+    if range_:
+        with pytest.raises(StoreError, match="ignores the Range header"):
+            store.get_range("a", 0, 100)
+    else:
+        with pytest.raises(ObjectTooLarge, match=f"a has {1 << 30} bytes, 1000 at most"):
+            store.get("a", 1000)
+    assert sent.get(timeout=30) < 32 << 20
+    double.objects["/backups/prod/a"] = b"0123456789"
+    assert store.get("a", 1000) == b"0123456789"
+
+
+def test_a_store_that_does_not_say_how_long_an_object_is_is_named(store: S3Store, double: Double) -> None:
+    double.faults = [sends_a_gigabyte(SimpleQueue(), length=False)]
+    with pytest.raises(StoreError, match="does not say how long its objects are"):
+        store.get("a", 1000)
 
 
 # Put-if-absent and lost answers
@@ -482,7 +524,7 @@ def test_refusals(
 ) -> None:
     double.faults = [refuses(status, code)] * 3
     with pytest.raises(expected, match=says) as caught:
-        store.get("a")
+        store.get("a", 1 << 20)
     assert type(caught.value) is expected
     assert "\n" not in str(caught.value)
     assert "wJalr" not in str(caught.value)
@@ -578,7 +620,7 @@ def test_an_unreachable_store_is_named_without_its_password(
     with pytest.raises(
         StoreUnavailable, match=rf"^cannot reach {place}: connection refused \(get a, 3 tries\)$"
     ):
-        store.get("a")
+        store.get("a", 1 << 20)
     store.close()
 
 
@@ -599,7 +641,7 @@ def test_missing_credentials_are_said(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     store = open_quick(f"http://127.0.0.1:{double.port}")
     with pytest.raises(CredentialsMissing, match=r"no credentials for bucket backups.*AWS_ACCESS_KEY_ID"):
-        store.get("a")
+        store.get("a", 1 << 20)
     store.close()
     monkeypatch.setenv("AWS_PROFILE", "absent")
     with pytest.raises(CredentialsMissing, match="absent"):

@@ -25,6 +25,7 @@ from workers.repository.store import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    ObjectTooLarge,
     ObjectTruncated,
     Store,
     honours_put_if_absent,
@@ -32,6 +33,8 @@ from workers.repository.store import (
 from workers.settings import RepositorySettings
 
 KINDS = ["s3", "s3-prefix", "s3-foreign", "directory"]
+LARGE = 1 << 30
+
 ATOMIC = ["s3-foreign", "directory"]
 """Not moto's server: it looks and then writes, so two of its threads can both win."""
 
@@ -75,20 +78,20 @@ def test_what_was_put_is_got(store: Store) -> None:
         for size in (0, 1, 300_000):
             data, key = random.Random(size).randbytes(size), f"packs/disk/{kind.__name__}/{size}"
             store.put_if_absent(key, kind(data))
-            assert store.get(key) == data
+            assert store.get(key, LARGE) == data
             assert store.head(key) == ObjectInfo(key, size)
 
 
 def test_a_whole_pack_passes(store: Store) -> None:
     data = bytearray(random.Random(1).randbytes(33 << 20))
     store.put_if_absent("pack", memoryview(data))
-    assert store.get("pack") == data
+    assert store.get("pack", LARGE) == data
     assert store.get_range("pack", (33 << 20) - 5, 5) == data[-5:]
 
 
 def test_a_view_into_a_larger_buffer_puts_only_the_view(store: Store) -> None:
     store.put_if_absent("part", memoryview(b"0123456789")[2:5])
-    assert store.get("part") == b"234"
+    assert store.get("part", LARGE) == b"234"
 
 
 def test_nothing_is_overwritten(store: Store) -> None:
@@ -96,7 +99,7 @@ def test_nothing_is_overwritten(store: Store) -> None:
     for data in (b"second", b"first"):
         with pytest.raises(ObjectExists, match="config"):
             store.put_if_absent("config", data)
-    assert store.get("config") == b"first"
+    assert store.get("config", LARGE) == b"first"
 
 
 @pytest.mark.parametrize("settings", ATOMIC, indirect=True)
@@ -121,7 +124,17 @@ def test_of_many_who_put_one_wins(store: Store, size: int) -> None:
     for racer in racers:
         racer.join()
     for number, winners in enumerate(outcomes):
-        assert winners == [store.get(f"runs/{number}/open")]
+        assert winners == [store.get(f"runs/{number}/open", LARGE)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_an_object_larger_than_its_limit_is_not_read(store: Store, size: int) -> None:
+    store.put_if_absent("points/one", bytes(size))
+    assert store.get("points/one", size) == bytes(size)
+    if size:
+        with pytest.raises(ObjectTooLarge, match=f"points/one has {size} bytes, {size - 1} at most"):
+            store.get("points/one", size - 1)
+    assert store.get("points/one", size) == bytes(size)  # the connection is as good as before
 
 
 def test_ranges_are_exact(store: Store) -> None:
@@ -141,7 +154,7 @@ def test_a_range_beyond_the_end_is_a_truncated_object(store: Store) -> None:
 def test_what_is_missing_is_said(store: Store) -> None:
     store.put_if_absent("packs/one", b"1")
     for missing in ("packs/two", "packs", "other/three", "packs/one/more"):
-        for ask in (store.get, store.head, lambda key: store.get_range(key, 0, 1)):
+        for ask in (lambda key: store.get(key, LARGE), store.head, lambda key: store.get_range(key, 0, 1)):
             with pytest.raises(ObjectMissing, match=f"{missing} is not in the store"):
                 ask(missing)
 
@@ -153,7 +166,7 @@ def test_delete_twice_is_fine(store: Store) -> None:
     store.delete("never/was")
     assert list(store.list("")) == []
     store.put_if_absent("a/b", b"2")
-    assert store.get("a/b") == b"2"
+    assert store.get("a/b", LARGE) == b"2"
 
 
 def test_listing_is_by_plain_prefix_and_in_the_order_of_keys(store: Store) -> None:
@@ -191,7 +204,7 @@ def test_a_long_listing_is_complete_and_in_order(store: Store) -> None:
 
 def test_what_is_no_key_is_refused(store: Store) -> None:
     for key in ["", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "a/.tmp-1", "ä", "a b", "a\n", "a" * 513]:
-        for ask in (store.get, store.head, store.delete, lambda key: store.put_if_absent(key, b"")):
+        for ask in (lambda key: store.get(key, LARGE), store.head, store.delete, lambda key: store.put_if_absent(key, b"")):
             with pytest.raises(ValueError, match="not an object key"):
                 ask(key)
     for prefix in ["/", "../", "a//", ".", "a/."]:
@@ -204,7 +217,7 @@ def test_a_bucket_named_in_the_host_is_the_same(store: Store) -> None:
     store.put_if_absent("a/b", b"0123456789")
     with pytest.raises(ObjectExists):
         store.put_if_absent("a/b", b"second")
-    assert store.get("a/b") == b"0123456789"
+    assert store.get("a/b", LARGE) == b"0123456789"
     assert store.get_range("a/b", 2, 3) == b"234"
     assert [store.head("a/b")] == list(store.list("a"))
     store.delete("a/b")
@@ -226,7 +239,7 @@ def test_a_missing_bucket_is_said(kind: str, tmp_path: Path, request: pytest.Fix
         request.getfixturevalue("s3_bucket")
         url, endpoint = "s3://absent-bucket/p", request.getfixturevalue("s3_endpoint")
     with pytest.raises(BucketMissing, match=r"absent.*(create|mount)"):
-        open_store(RepositorySettings(url=url, endpoint_url=endpoint)).get("config")
+        open_store(RepositorySettings(url=url, endpoint_url=endpoint)).get("config", LARGE)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +256,7 @@ def test_wrong_credentials_of_a_foreign_store_are_one_line(
     monkeypatch.setenv(variable, "NOTTHERIGHTONE")
     store = open_store(RepositorySettings(url=f"s3://{foreign_s3_bucket}", endpoint_url=foreign_s3_endpoint))
     asked = (
-        store.get,
+        lambda key: store.get(key, LARGE),
         store.head,
         store.delete,
         lambda key: store.put_if_absent(key, b"1"),

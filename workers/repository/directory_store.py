@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote
@@ -25,6 +26,7 @@ from workers.repository.store import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    ObjectTooLarge,
     ObjectTruncated,
     StoreError,
     StoreFull,
@@ -72,42 +74,37 @@ class DirectoryStore:
         except OSError as error:
             self._fail("put", key, error)
 
-    def get(self, key: str) -> bytes:
-        try:
-            return self._path(key).read_bytes()
-        except OSError as error:
-            self._fail("get", key, error)
+    def get(self, key: str, limit: int) -> bytes:
+        with self._opened(key) as (descriptor, size):
+            if size > limit:
+                raise ObjectTooLarge(key, size, limit)
+            return _read(descriptor, 0, size)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:
             raise ValueError(f"no range: {length} bytes from {start}")
         if length == 0:
             return b""
-        try:
-            with self._path(key).open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), length, start)
-                while len(data) < length and (
-                    more := os.pread(file.fileno(), length - len(data), start + len(data))
-                ):
-                    data += more
-                size = os.fstat(file.fileno()).st_size
-        except OSError as error:
-            self._fail("get", key, error)
-        if len(data) < length:
-            raise ObjectTruncated(key, start + length, size)
+        with self._opened(key) as (descriptor, size):
+            if start + length > size:
+                raise ObjectTruncated(key, start + length, size)
+            data = _read(descriptor, start, length)
+        if len(data) < length:  # the file became shorter under us
+            raise ObjectTruncated(key, start + length, start + len(data))
         return data
 
     def head(self, key: str) -> ObjectInfo:
-        path = self._path(key)
         try:
-            if path.is_dir():
-                raise ObjectMissing(key)
-            return ObjectInfo(key, path.stat().st_size)
+            found = self._path(key).stat()
         except OSError as error:
             self._fail("head", key, error)
+        if not stat.S_ISREG(found.st_mode):
+            raise ObjectMissing(key)
+        return ObjectInfo(key, found.st_size)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. Files whose names cannot be keys (temporaries, `lost+found`) are not ours: left out."""
+        """See Store. What is no regular file, or whose name cannot be a key (temporaries, `lost+found`), is not
+        ours: left out."""
         folder = check_prefix(prefix).rpartition("/")[0]
         try:
             yield from self._walk(
@@ -132,6 +129,21 @@ class DirectoryStore:
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[int, int]]:
+        """A descriptor and the size of the file. A pipe or device put in its place is not waited for."""
+        try:
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise ObjectMissing(key)
+                yield descriptor, found.st_size
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._fail("get", key, error)
+
     def _check_root(self) -> None:
         if not self._root.is_dir():
             raise StoreUnavailable(f"the folder {self._root} is gone; is it still mounted?")
@@ -143,7 +155,7 @@ class DirectoryStore:
         """
         try:
             with os.scandir(folder) as entries:
-                found = sorted(
+                names = sorted(
                     (entry.name + "/" if entry.is_dir() else entry.name, entry)
                     for entry in entries
                     if is_key_name(entry.name)
@@ -151,14 +163,16 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError):
             self._check_root()
             return
-        for name, entry in found:
+        for name, entry in names:
             key = head + name
             if entry.is_dir():
                 if key.startswith(prefix) or prefix.startswith(key):
                     yield from self._walk(folder / entry.name, key, prefix)
             elif key.startswith(prefix):
                 with suppress(FileNotFoundError):  # deleted since the folder was read
-                    yield ObjectInfo(key, entry.stat().st_size)
+                    found = entry.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        yield ObjectInfo(key, found.st_size)
 
     def _fail(self, verb: str, key: str, error: OSError) -> NoReturn:
         why = (error.strerror or type(error).__name__).lower()
@@ -176,6 +190,14 @@ class DirectoryStore:
                 f"cannot {verb} {key} in {self._root}: {why}; is it still mounted?"
             ) from error
         raise StoreError(f"cannot {verb} {key} in {self._root}: {why}") from error
+
+
+def _read(descriptor: int, start: int, length: int) -> bytes:
+    """`length` bytes from `start`, fewer only where the file ends."""
+    data = os.pread(descriptor, length, start)
+    while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
+        data += more
+    return data
 
 
 def _write(descriptor: int, data: Buffer) -> None:

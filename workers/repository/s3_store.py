@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -36,6 +37,7 @@ from workers.repository.store import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    ObjectTooLarge,
     ObjectTruncated,
     StoreError,
     StoreFull,
@@ -167,23 +169,22 @@ class S3Store:
             if tried == 1 or not self._holds(key, data):
                 raise
 
-    def get(self, key: str) -> bytes:
-        return self._ask("get", key, lambda: self._read(Key=self._name(key))[1])
+    def get(self, key: str, limit: int) -> bytes:
+        name = self._name(key)
+
+        def small_enough(answer: Any) -> None:
+            if (size := self._length(answer)) > limit:
+                raise ObjectTooLarge(key, size, limit)
+
+        return self._ask("get", key, lambda: self._read(small_enough, Key=name))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:
             raise ValueError(f"no range: {length} bytes from {start}")
         if length == 0:
             return b""
-        asked = f"bytes={start}-{start + length - 1}"
-
-        def get() -> bytes:
-            answer, data = self._read(Key=self._name(key), Range=asked)
-            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206 and (start or len(data) != length):
-                raise StoreError(f"{self._place} ignores the Range header; it cannot hold a repository")
-            return data
-
-        data = self._ask("get", key, get, end=start + length)
+        read = partial(self._read_range, self._name(key), start, length)
+        data = self._ask("get", key, read, end=start + length)
         if len(data) != length:
             raise ObjectTruncated(key, start + length, start + len(data))
         return data
@@ -193,7 +194,7 @@ class S3Store:
         try:
             answer = self._ask("head", key, lambda: self._client.head_object(Bucket=self._bucket, Key=name))
         except AccessDenied:  # an answer to HEAD has no room for the reason: wrong credentials, clock, rights
-            self._ask("head", key, lambda: self._read(Key=name, Range="bytes=0-0"))
+            self._ask("head", key, partial(self._read_range, name, 0, 1))
             raise
         return ObjectInfo(key, answer["ContentLength"])
 
@@ -242,14 +243,30 @@ class S3Store:
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
 
-    def _read(self, **what: Any) -> tuple[Any, bytes]:
+    def _read(self, check: Callable[[Any], None], **what: Any) -> bytes:
+        """The body of an answer that `check` has passed, by its head alone; else none of it is read."""
         answer = self._client.get_object(Bucket=self._bucket, **what)
         with closing(answer["Body"]) as body:
-            return answer, body.read()
+            check(answer)
+            return body.read()
+
+    def _read_range(self, name: str, start: int, length: int) -> bytes:
+        def only_the_range(answer: Any) -> None:
+            size, is_part = self._length(answer), answer["ResponseMetadata"]["HTTPStatusCode"] == 206
+            if size > length or not (is_part or (start == 0 and size == length)):
+                raise StoreError(f"{self._place} ignores the Range header; it cannot hold a repository")
+
+        return self._read(only_the_range, Key=name, Range=f"bytes={start}-{start + length - 1}")
+
+    def _length(self, answer: Any) -> int:
+        length = answer.get("ContentLength")
+        if length is None:
+            raise StoreError(f"{self._place} does not say how long its objects are; it cannot hold a repository")
+        return int(length)
 
     def _holds(self, key: str, data: Buffer) -> bool:
         wanted = memoryview(data)
-        return self.head(key).size == wanted.nbytes and memoryview(self.get(key)) == wanted
+        return self.head(key).size == wanted.nbytes and memoryview(self.get(key, wanted.nbytes)) == wanted
 
     def _ask(self, verb: str, key: str, call: Callable[[], _Answer], end: int = 0) -> _Answer:
         """The one place where requests are made, tried again, and their errors translated."""

@@ -49,8 +49,11 @@ class Store(Protocol):
         Not raised when it was this very call that wrote the object and only the answer was lost.
         """
 
-    def get(self, key: str) -> bytes:
-        """The whole object. Raises ObjectMissing."""
+    def get(self, key: str, limit: int) -> bytes:
+        """The whole object, of `limit` bytes at most: its size is looked at before any of it is read.
+
+        Raises ObjectMissing, ObjectTooLarge.
+        """
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from byte `start`; nothing is asked of the store when `length` is 0.
@@ -103,6 +106,16 @@ class ObjectTruncated(StoreError):
             f"object {key} is truncated: it should have at least {wanted_end} bytes, it has {has}"
         )
         self.key = key
+
+
+class ObjectTooLarge(StoreError):
+    """The object has more bytes than any of its kind; none of them was read."""
+
+    def __init__(self, key: str, size: int, limit: int) -> None:
+        super().__init__(f"object {key} has {size} bytes, {limit} at most make sense; it was not read")
+        self.key = key
+        self.size = size
+        self.limit = limit
 
 
 class StoreUnavailable(StoreError):
@@ -168,6 +181,6 @@ def honours_put_if_absent(store: Store) -> bool:
         store.put_if_absent(key, b"second")
         return False
     except ObjectExists:
-        return store.get(key) == b"first"
+        return store.get(key, limit=16) == b"first"
     finally:
         store.delete(key)
