@@ -11,6 +11,7 @@ import pytest
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.runs.values import ResultRow
 from tests.unit.scheduler.conftest import Site
+from tests.until import until
 from workers.xenapi import Session
 
 MiB = 1 << 20
@@ -165,6 +166,7 @@ def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site:
     run = site.submit()
     site.work(run, until=lambda step: step == "finish-vm")
     [snapshot] = site.pool.leftovers()["vm_snapshots"]
+    until(lambda: site.pool.leftovers()["plugged_vbds"] == [])
     xapi(site, "VM.revert", xapi(site, "VM.get_by_uuid", snapshot))
     xapi(site, "VM.snapshot", vm_ref(site), "before the upgrade", [])
     theirs = [each for each in site.pool.leftovers()["vm_snapshots"] if each != snapshot]
