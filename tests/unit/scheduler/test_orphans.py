@@ -165,6 +165,20 @@ def test_what_others_made_is_left_alone(site: Site) -> None:
     assert len(site.pool.leftovers()["vm_snapshots"]) == 3
 
 
+def test_a_persons_snapshot_with_a_copy_of_our_whole_tag_is_left_alone(site: Site) -> None:
+    """A revert makes the live disk from our snapshot, tag and all; every later snapshot of it copies that."""
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        for vdi in site.disks:
+            ref = session.call("VDI.get_by_uuid", vdi)
+            [base] = session.call("VDI.get_snapshots", ref)
+            for key, value in session.call("VDI.get_other_config", base).items():
+                session.call("VDI.add_to_other_config", ref, key, value)
+        theirs = session.call("VDI.get_uuid", session.call("VDI.snapshot", ref))
+    assert kinds(site) == []
+    assert site.night().warnings == ()
+    assert theirs in {each["uuid"] for each in site.pool.leftovers()["vdi_snapshots"]}
+
+
 def test_what_a_run_of_another_repository_made_is_left_alone(site: Site) -> None:
     """Two fleets with a repository each back the same pool up: the other's base, and its snapshot at work."""
     theirs = set()
