@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import FOREIGN_S3
+from tests.failure_report import complaints, run_in_short
 from workers.repository import Repository, load_private_keys, open_store, restore_disk
 from workers.settings import load_settings
 
@@ -118,7 +119,7 @@ class Fleet:
     def json(self, *arguments: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
         done = self.command(*arguments, "--json", timeout=timeout)
         assert done.returncode == expect, (
-            f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+            f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.report()}"
         )
         return dict(json.loads(done.stdout))
 
@@ -152,11 +153,17 @@ class Fleet:
                 process.wait(5)
         self.processes.clear()
 
-    def logs(self, whole: bool = False) -> str:
-        """What each process said last, or all of it."""
-        parts = []
-        for path in sorted(self.folder.glob("*.log")):
-            parts.append(f"--- {path.name}\n{path.read_text()[0 if whole else -4000 :]}")
+    def logs(self) -> str:
+        """All that its processes said."""
+        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
+
+    def report(self, result: Mapping[str, Any] | None = None) -> str:
+        """For a test that fails: a run's result in short, each process's complaints, what it said last."""
+        parts = [] if result is None else [run_in_short(result)]
+        logs = {path.name: path.read_text() for path in sorted(self.folder.glob("*.log"))}
+        for name, log in logs.items():
+            parts += [f"--- {name}: complaints", *complaints(log)]
+        parts += [f"--- {name}: the end\n{log[-2000:]}" for name, log in logs.items()]
         return "\n".join(parts)
 
     def backup(self, *vms: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
@@ -194,7 +201,7 @@ class Fleet:
         """Polls a condition that no process announces."""
         deadline = time.monotonic() + timeout
         while not true():
-            assert time.monotonic() < deadline, self.logs()
+            assert time.monotonic() < deadline, self.report()
             time.sleep(0.05)
 
 

@@ -169,7 +169,7 @@ def test_a_worker_that_is_asked_to_stop_gives_back_what_it_has_not_begun(make_fl
     fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended", timeout=60)
     simulator.post("/fault/clear", {})
     [row] = [row for row in fleet.json("runs")["runs"] if row["run"] == run]
-    assert row["status"] == "succeeded", fleet.logs()
+    assert row["status"] == "succeeded", fleet.report()
     [reads] = reads_by_disk(fleet).values()
     assert blocks_read(reads) == list(range(1024 * 16)), "a block was read twice, or not at all"
 

@@ -51,7 +51,7 @@ def assert_pool_is_clean(fleet: Fleet) -> None:
 
 def result_of(fleet: Fleet, waiting: subprocess.Popen[str]) -> dict[str, Any]:
     out, err = waiting.communicate(timeout=100)
-    assert waiting.returncode == 0, f"{out}\n{err}\n{fleet.logs()}"
+    assert waiting.returncode == 0, f"{out}\n{err}\n{fleet.report()}"
     return dict(json.loads(out))
 
 
