@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
+
+from scheduler.runs.values import RunResult
 
 COMPLAINTS = ("warning", "error", "critical")
 LAST_LINES = 30
 
 
-def run_in_short(result: Mapping[str, Any]) -> str:
-    """A line for the run, each warning, and each disk that failed or was read in full; the others counted."""
+def run_in_short(result: RunResult | Mapping[str, Any]) -> str:
+    """A line for the run, each warning, and each disk that failed or was read in full; the others counted.
+
+    `result`: as it is kept, or what `backup --wait --json` prints.
+    """
+    result = asdict(result) if isinstance(result, RunResult) else result
     rows = result["disks"]
     failed = [row for row in rows if row["error"]]
     lines = [
