@@ -2,6 +2,8 @@
 
 A foreign S3 server can be tested too: TEST_S3_ENDPOINT is its address, and the usual AWS_* variables
 hold credentials that may create buckets. Every test makes a bucket of its own there and removes it.
+
+Whatever else a test starts, it ends: see tests/leftovers.py.
 """
 
 from __future__ import annotations
@@ -24,11 +26,33 @@ import pytest
 import redis
 from botocore.config import Config
 
+from tests.default_signals import catch_what_is_ignored
+from tests.leftovers import end_what_is_left, mark_what_is_started, what_runs
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 FOREIGN_S3 = "TEST_S3_ENDPOINT"
 """Not CBTFLEET_...: such variables are settings, and unknown ones are refused."""
+
+
+def pytest_configure() -> None:
+    catch_what_is_ignored()
+    mark_what_is_started()
+
+
+@pytest.fixture(scope="session")
+def lasting_processes() -> set[int]:
+    """Servers that are started by a test, and serve those that follow."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(lasting_processes: set[int]) -> Iterator[None]:
+    before = what_runs()
+    yield
+    left = end_what_is_left(before, lasting_processes)
+    assert not left, "\n".join(["the test left running:", *left])
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -48,7 +72,7 @@ def redis_server_binary() -> str:
 
 
 @pytest.fixture(scope="session")
-def _redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _redis_socket(tmp_path_factory: pytest.TempPathFactory, lasting_processes: set[int]) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("redis")
     path = folder / "redis.sock"
     command = [
@@ -66,6 +90,7 @@ def _redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if "v=6" not in version:  # which allows DEBUG without being asked
         command += ["--enable-debug-command", "yes"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        lasting_processes.add(process.pid)
         client = redis.Redis(unix_socket_path=str(path))
         for _ in range(500):
             try:
@@ -96,7 +121,7 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
+def s3_endpoint(lasting_processes: set[int]) -> Iterator[str]:
     """The address of a real S3 API over HTTP (moto's server in a process of its own)."""
     port = free_port()
     with subprocess.Popen(
@@ -104,6 +129,7 @@ def s3_endpoint() -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
+        lasting_processes.add(process.pid)
         endpoint = f"http://127.0.0.1:{port}"
         for _ in range(600):
             try:

@@ -70,7 +70,7 @@ def not_ok(checks: list[Check]) -> list[Check]:
     return [check for check in checks if check.state != "ok"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pool() -> Iterator[SimulatedPool]:
     with SimulatedPool.start(SPEC) as pool:
         yield pool

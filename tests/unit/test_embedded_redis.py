@@ -97,7 +97,7 @@ def test_a_stranger_on_our_socket_is_said(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("program", "said"),
-    [("echo no space left; exit 3", "ended with 3"), ("sleep 60", "did not answer within")],
+    [("echo no space left; exit 3", "ended with 3"), ("exec sleep 60", "did not answer within")],
 )
 def test_a_server_that_does_not_come_up(folder: Path, program: str, said: str) -> None:
     fake = folder / "fake-redis"
