@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,10 +123,11 @@ class Fleet:
         )
         return dict(json.loads(done.stdout))
 
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *arguments: str, by: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """`by`: a command that becomes it."""
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler.cli", "--config", str(self.config), *arguments],
+            [*by, sys.executable, "-m", "scheduler.cli", "--config", str(self.config), *arguments],
             stdout=log,
             stderr=log,
             env=self.environment,

@@ -19,6 +19,7 @@ import pytest
 from scheduler import cli
 from scheduler.single_machine.embedded_redis import answers
 from scheduler.single_machine.up import run_up
+from tests.default_signals import IN_BACKGROUND
 from workers.errors import MachineUnfit
 from workers.fleet import Ledger
 from workers.settings import Settings
@@ -34,9 +35,10 @@ class Up:
         self.config.write_text(f'[repository]\nurl = "file://{folder}/store"\n')
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> dict[str, Any]:
+    def start(self, *by: str) -> dict[str, Any]:
+        """`by`: a command that becomes it."""
         with (self.folder / "up.log").open("a") as log:
-            command = [sys.executable, "-m", "scheduler.cli", "up", "--concurrency", "1", "--json"]
+            command = [*by, sys.executable, "-m", "scheduler.cli", "up", "--concurrency", "1", "--json"]
             self.process = subprocess.Popen(
                 [*command, "--config", str(self.config)],
                 stdout=subprocess.PIPE,
@@ -109,6 +111,19 @@ def test_it_runs_everything_restarts_what_dies_and_stops_all(up: Up) -> None:
     assert "everything is stopped" in up.log
     assert not any(alive(pid) for pid in processes.values() if isinstance(pid, int))
     assert children_left(up.folder) == []
+
+
+def test_in_the_background_of_a_script_ctrl_c_is_not_for_it(up: Up) -> None:
+    processes = up.start(*IN_BACKGROUND)
+    assert up.process is not None
+    up.process.send_signal(signal.SIGINT)
+    os.kill(processes["scheduler"], signal.SIGKILL)
+    up.until(lambda: "the scheduler ended with -9: starting it again" in up.log)
+    up.until(lambda: "scheduler is ready" in up.log)
+    assert "stopping" not in up.log
+    os.kill(processes["worker"], signal.SIGINT)
+    up.until(lambda: "the worker ended with" in up.log)
+    assert up.stop() == 0
 
 
 def children_left(folder: Path) -> list[str]:

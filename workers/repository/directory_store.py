@@ -61,7 +61,7 @@ class DirectoryStore:
         """See Store. Raises ConditionalPutRefused when the file system has no hard links."""
         path = self._path(key)
         try:
-make_folder(path.parent, below=self._root)
+            make_folder(path.parent, below=self._root)
             unfinished, descriptor = self._begin_file()
             try:
                 try:
