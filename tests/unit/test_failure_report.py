@@ -24,10 +24,10 @@ def test_complaints_are_warnings_errors_and_what_is_no_log_line() -> None:
     entry = {"time": "2026-11-01T01:00:00.000", "message": "m"}
     lines = [json.dumps({**entry, "level": level}) for level in ("info", "warning", "error")]
     broken = json.dumps({**entry, "level": "error", "traceback": "Traceback: oops"})
-    assert complaints("\n".join([*lines, "", "Fatal Python error", broken])) == [
+    assert complaints("\n".join([*lines, "", "- ** --- [queues]", "cbtfleet: no folder", broken])) == [
         "2026-11-01T01:00:00.000 warning: m",
         "2026-11-01T01:00:00.000 error: m",
-        "Fatal Python error",
+        "cbtfleet: no folder",
         "2026-11-01T01:00:00.000 error: m\nTraceback: oops",
     ]
-    assert len(complaints("no json\n" * 100)) == LAST_LINES
+    assert len(complaints("Traceback\n" * 100)) == LAST_LINES

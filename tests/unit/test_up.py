@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from scheduler import cli
 from scheduler.single_machine.embedded_redis import answers
 from scheduler.single_machine.up import run_up
 from tests.default_signals import IN_BACKGROUND
+from tests.until import PATIENCE, until
 from workers.errors import MachineUnfit
 from workers.fleet import Ledger
 from workers.settings import Settings
@@ -59,17 +59,19 @@ class Up:
         assert self.process is not None
         assert self.process.stdout is not None
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         self.process.stdout.close()
         return code
 
     def until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 40
-        while not true():
-            assert time.monotonic() < deadline, self.log
+        """Fails at once when it has ended."""
+
+        def true_or_ended() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.log
-            time.sleep(0.05)
+            return true()
+
+        until(true_or_ended, report=lambda: self.log)
 
 
 @pytest.fixture
@@ -143,10 +145,7 @@ def test_its_children_end_when_it_is_killed(up: Up) -> None:
     processes = up.start()
     up.until(lambda: "scheduler is ready" in up.log)
     up.stop(signal.SIGKILL)
-    deadline = time.monotonic() + 40
-    while any(alive(pid) for pid in processes.values() if isinstance(pid, int)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(alive(pid) for pid in processes.values() if isinstance(pid, int)))
 
 
 def test_a_machine_that_must_not_write_ends_all_of_it_and_is_not_started_again(
@@ -177,7 +176,9 @@ def test_a_configuration_that_never_can_work_ends_it(up: Up) -> None:
     (up.folder / "store" / "config").unlink()
     with (up.folder / "up.log").open("a") as log:
         command = [sys.executable, "-m", "scheduler.cli", "up", "--config", str(up.config)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, timeout=60, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, timeout=PATIENCE, check=False
+        )
     assert done.returncode == 2, up.log
     assert "cbtfleet: " in up.log
     assert "cannot work with this configuration" in up.log

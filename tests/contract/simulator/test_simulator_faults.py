@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from infra.simulator import SimulatedPool, Unknown
+from tests.until import until
 
 Fails = Callable[..., list[str]]
 BLOCK = 65536
@@ -140,10 +141,7 @@ def test_a_dropped_answer_has_done_its_work(
     vm = machine(pool, api)
     pool.add_fault(xapi="VM.snapshot", drop_reply=True)
     (api.Async if asynchronous else api).VM.snapshot(vm.ref, "s")
-    deadline = time.monotonic() + 5
-    while len(pool.leftovers()["vm_snapshots"]) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: len(pool.leftovers()["vm_snapshots"]) >= 2)
     pool.add_fault(xapi="VM.snapshot", drop_request=True, count=2)
     with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
         api.VM.snapshot(vm.ref, "s")

@@ -6,12 +6,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from infra.simulator import DiskSpec, SimulatedPool, Timing, UserSpec
+from tests.until import until
 
 STARTTLS, EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED_REPLY = 5, 1, 2, 3, 6, 7, 8
 UNSUP, POLICY, INVALID, TLS_REQD = (0x80000000 + number for number in (1, 2, 3, 5))
@@ -28,13 +28,6 @@ def info(api: Any, pool: SimulatedPool, vm: Any, nbd_info: Any) -> Info:
 
 def vdi_of(info: Info) -> str:
     return info["exportname"].partition("?")[0].removeprefix("/")
-
-
-def wait_until(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_whole_disk(pool: SimulatedPool, nbd: Any, info: Info) -> None:
@@ -213,9 +206,9 @@ def test_the_seventeenth_connection_hears_nothing(
     assert nbd(info).eof()
     started = time.monotonic()
     clients[0].close()
-    wait_until(lambda: pool.log()["connections"][0]["closed"] is not None)
+    until(lambda: pool.log()["connections"][0]["closed"] is not None)
     assert nbd(info).eof()
-    wait_until(lambda: len(pool.log()["slots"]) == 1 and set(pool.log()["slots"].values()) == {15})
+    until(lambda: len(pool.log()["slots"]) == 1 and set(pool.log()["slots"].values()) == {15})
     assert time.monotonic() - started >= 0.3
     assert len(nbd(info).receive(18)) == 18
     log, host = pool.log(), pool.hosts[0].uuid

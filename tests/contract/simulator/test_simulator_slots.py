@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from infra.simulator import SimulatedPool, Timing
+from tests.until import PATIENCE, until
 
 
 @pytest.fixture
@@ -29,14 +29,6 @@ def plugged(api: Any, host: str) -> list[str]:
     [domain] = [ref for ref, record in everyone.items() if record["resident_on"] == host]
     vbds = api.VBD.get_all_records_where(f'field "VM"="{domain}"')
     return [record["VDI"] for record in vbds.values()]
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Waits for what the simulator does in threads of its own."""
-    deadline = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_an_open_connection_is_a_disk_in_the_control_domain(export: Any, nbd: Any) -> None:
@@ -146,6 +138,6 @@ def test_a_member_stops_while_its_master_is_away(start_pool: Any, nbd: Any) -> N
     until(lambda: len(pool.log()["connections"]) == 1)
     stopping = threading.Thread(target=pool.set_host, args=(pool.hosts[1].uuid, "down"))
     stopping.start()
-    stopping.join(5)
+    stopping.join(PATIENCE)
     assert not stopping.is_alive()
     assert client.eof()

@@ -22,7 +22,7 @@ def test_it_is_removed_and_what_is_being_written_stays(make_site: Callable[[Pool
         (folder / name).write_bytes(b"half")
         written = (folder / name).stat().st_mtime - age
         os.utime(folder / name, (written, written))
-    assert site.night()["status"] == "succeeded"
+    assert site.night().status == "succeeded"
     assert [path.name for path in folder.iterdir()] == ["alive"]
 
 
@@ -33,5 +33,5 @@ def test_that_it_cannot_be_removed_fails_no_run_and_is_said(
         raise AccessDenied("cannot delete abandoned files")
 
     monkeypatch.setattr(Repository, "remove_abandoned_writes", denied)
-    assert make_site(SPEC).night()["status"] == "succeeded"
+    assert make_site(SPEC).night().status == "succeeded"
     assert "of dead writers stay in the store: cannot delete abandoned files" in caplog.text
