@@ -228,7 +228,7 @@ class SimulatedPool:
     def clear_log(self) -> None:
         self.state.log.clear()
 
-    def wait_until_let_go(self, seconds: float = 20.0) -> None:
+    def wait_until_let_go(self, seconds: float = 60.0) -> None:
         """Returns when no host has an NBD connection any more: what a client has closed, its host lets go of
         later. Then all disks are unplugged (a leaked one is not), all slots free, and the log is complete.
         Raises TimeoutError."""
