@@ -119,6 +119,7 @@ def test_what_a_run_that_goes_on_has_made_is_no_orphan(site: Site, redis_client:
 def test_a_committed_base_keeps_its_metadata_and_loses_its_data(site: Site) -> None:
     site.pool.add_fault(xapi="VM.destroy", failure=["INTERNAL_ERROR", "the toolstack restarts"], count=1)
     assert "not everything of this run could be removed" in site.night().warnings[0]
+    site.pool.wait_until_let_go()
     found = kinds(site)
     assert sorted(found) == ["VM snapshot", "metadata snapshot", "metadata snapshot", *["snapshot data"] * 2]
     assert found[0] == "VM snapshot"
