@@ -64,7 +64,7 @@ def _check_latency(store: Store) -> Check:
                 started = time.monotonic()
                 store.put_if_absent(key, _SMALL)
                 between = time.monotonic()
-                store.get(key)
+                store.get(key, len(_SMALL))
                 gets.append(time.monotonic() - between)
                 puts.append(between - started)
             finally:

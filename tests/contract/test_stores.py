@@ -204,7 +204,12 @@ def test_a_long_listing_is_complete_and_in_order(store: Store) -> None:
 
 def test_what_is_no_key_is_refused(store: Store) -> None:
     for key in ["", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "a/.tmp-1", "ä", "a b", "a\n", "a" * 513]:
-        for ask in (lambda key: store.get(key, LARGE), store.head, store.delete, lambda key: store.put_if_absent(key, b"")):
+        for ask in (
+            lambda key: store.get(key, LARGE),
+            store.head,
+            store.delete,
+            lambda key: store.put_if_absent(key, b""),
+        ):
             with pytest.raises(ValueError, match="not an object key"):
                 ask(key)
     for prefix in ["/", "../", "a//", ".", "a/."]:

@@ -35,12 +35,21 @@ def decompress(data: Buffer, *, limit: int, decompressor: zstandard.ZstdDecompre
     size = content_size(data)
     if size > limit:
         raise CompressionError(f"its compressed part claims {size} bytes, at most {limit} make sense")
-    if size == 0:
-        return b""
     try:
+        if size == 0:
+            return _nothing(data)
         plain = (decompressor or zstandard.ZstdDecompressor()).decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CompressionError("it cannot be decompressed") from error
     if len(plain) != size:
         raise CompressionError("it decompresses to another size than it states")
     return plain
+
+
+def _nothing(data: Buffer) -> bytes:
+    """`decompress` of the library looks no further than at a size of 0, whatever follows."""
+    content = zstandard.ZstdDecompressor().decompressobj()
+    plain = content.decompress(data)
+    if plain or not content.eof or content.unused_data:
+        raise CompressionError("it decompresses to another size than it states")
+    return b""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 
 from workers.repository.errors import DamagedObject, RepositoryMissing
 from workers.repository.keys import SECRET_SIZE, WorkerKeys
+from workers.repository.limits import CONFIG, get_within
 from workers.repository.naming import CONFIG_KEY
 from workers.repository.store import ObjectMissing, Store
 
@@ -90,7 +91,7 @@ def encode_config(config: Config) -> bytes:
 def read_config(store: Store) -> Config:
     """Raises RepositoryMissing when the store holds no repository, DamagedObject when it is not ours."""
     try:
-        data = store.get(CONFIG_KEY)
+        data = get_within(store, CONFIG_KEY, CONFIG)
     except ObjectMissing as error:
         raise RepositoryMissing(
             "there is no repository at this place: check repository.url, or create one with `cbtfleet init`"

@@ -5,6 +5,8 @@ Whoever can write to a bucket can put anything there: its size is looked at befo
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from workers.repository.errors import DamagedObject
 from workers.repository.store import ObjectTooLarge, Store
 
@@ -14,26 +16,28 @@ CONFIG = 64 << 10
 """Stored bytes of `config` and of `keys/...`."""
 
 PACK = (4 << 30) + 8 * MIB
+"""Stored bytes of a pack."""
+
 INDEX = 4 * MIB
 """Plain bytes of a pack's index."""
 
-SEGMENT = 128 * MIB
-SEGMENT_SECTIONS = (256 * MIB, 64 * MIB)
-"""Plain bytes of the pack table and of the entries."""
 
-BITMAP = 132 * MIB
-BITMAP_SECTION = 128 * MIB + 8
+class Limit(NamedTuple):
+    """Of one kind of small object: bytes in the store, and of each section once it is decompressed."""
 
-JSON = 8 * MIB
-"""Stored bytes of points, supplements, run records and signers."""
-JSON_SECTION = 64 * MIB
+    stored: int
+    sections: tuple[int, ...]
 
-VM_METADATA = 65 * MIB
-VM_METADATA_SECTION = 64 * MIB
+
+SEGMENT = Limit(128 * MIB, (256 * MIB, 64 * MIB))
+BITMAP = Limit(132 * MIB, (128 * MIB + 8,))
+JSON = Limit(8 * MIB, (64 * MIB,))
+"""Points, supplements, run records and signers."""
+VM_METADATA = Limit(65 * MIB, (64 * MIB,))
 
 
 def get_within(store: Store, key: str, limit: int) -> bytes:
-    """The whole object. Raises DamagedObject when it is larger than `limit`, ObjectMissing."""
+    """The whole object. Raises DamagedObject when it is larger than `limit` bytes, ObjectMissing."""
     try:
         return store.get(key, limit)
     except ObjectTooLarge as error:

@@ -21,6 +21,7 @@ from workers.repository.errors import RepositoryError
 CONFIG_KEY = "config"
 _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
 _PACK = re.compile(r"packs/([^/]+)/([^/]+)/([0-9]{8})-([0-9a-f]{32})")
+_SEGMENT = re.compile(r"segments/([^/]+)/([^/]+)/(?:merged-)?[0-9]{8}")
 _POINT = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")
 
@@ -91,6 +92,12 @@ def pack_prefix(disk: str, run: str) -> str:
 
 def segment_key(disk: str, run: str, number: int, *, merged: bool = False) -> str:
     return f"segments/{checked_name(disk)}/{checked_name(run)}/{'merged-' if merged else ''}{number:08d}"
+
+
+def is_segment_key(key: str, disk: str) -> bool:
+    """Whether `key` is that of a segment of this disk."""
+    match = _SEGMENT.fullmatch(key)
+    return match is not None and match[1] == disk and is_name(match[2])
 
 
 def bitmap_key(disk: str, run: str) -> str:

@@ -6,13 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from workers.repository.envelope import open_object
 from workers.repository.keys import MetadataKeys
 from workers.repository.naming import PointName
 from workers.repository.point import DiskPoint, decode_point
+from workers.repository.sealed_objects import SealedObjects
 from workers.repository.store import Store
-
-_MAX_POINT = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,7 @@ def newest_disks(
     for listed in list(reversed(points))[:most]:
         if found.keys() >= set(disks):
             break
-        point = decode_point(
-            open_object(keys, listed.key, store.get(listed.key), [_MAX_POINT])[0], listed.key
-        )
+        point = decode_point(SealedObjects(store, keys).get(listed.key), listed.key)
         for disk in point.disks:
             if disk.vdi in disks:
                 found.setdefault(disk.vdi, disk)

@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from workers.extents import MAX_DISK_SIZE, block_count
 from workers.repository.errors import DamagedObject
-from workers.repository.naming import is_name, point_key
+from workers.repository.limits import SEGMENT
+from workers.repository.naming import is_name, is_segment_key, metadata_key, point_id, point_key
 
 _CONFIG = ConfigDict(extra="ignore")
 """Members that a later version adds are no reason to refuse a restore."""
@@ -26,8 +27,7 @@ Count = Annotated[int, Field(ge=0)]
 class SegmentRef:
     """A piece of block map: its key, its first and last block, and what is needed to read it well.
 
-    `packs` is the number of rows of its pack table, which ends `table_bytes` into the object of `size` bytes;
-    `run` is the run that wrote the segment.
+    `packs` is the number of rows of its pack table, which ends `table_bytes` into the object of `size` bytes.
     """
 
     key: str
@@ -35,9 +35,13 @@ class SegmentRef:
     last: Count
     entries: Annotated[int, Field(ge=1)]
     packs: Count
-    run: str
-    size: Count
+    size: Annotated[int, Field(ge=0, le=SEGMENT.stored)]
     table_bytes: Count
+
+    @property
+    def run(self) -> str:
+        """The run that wrote it."""
+        return self.key.split("/")[2]
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -113,8 +117,14 @@ def decode_point(data: bytes, key: str) -> Point:
         raise DamagedObject(key, f"{where}: {problem['msg']}") from error
     if point.key != key:
         raise DamagedObject(key, "it is another restore point than its key says")
+    if point.id != point_id(point.run, point.vm_uuid):
+        raise DamagedObject(key, "its id is not the one of its run and VM")
+    if len({disk.vdi for disk in point.disks}) != len(point.disks):
+        raise DamagedObject(key, "a disk comes twice in it")
     for disk in point.disks:
         _check_disk(disk, key)
+    if point.metadata is not None and point.metadata.key != metadata_key(point.vm_uuid, point.time, point.id):
+        raise DamagedObject(key, "its VM's metadata are another point's")
     return point
 
 
@@ -122,6 +132,11 @@ def _check_disk(disk: DiskPoint, key: str) -> None:
     blocks = block_count(disk.virtual_size)
     if not is_name(disk.vdi):
         raise DamagedObject(key, "a disk's name is not a uuid")
+    for segment in disk.segments:
+        if not is_segment_key(segment.key, disk.vdi):
+            raise DamagedObject(key, f"it refers to a segment {segment.key!r}, which is none of its disk")
+        if segment.table_bytes > segment.size:
+            raise DamagedObject(key, f"segment {segment.key} has a pack table beyond its end")
     for layer in disk.layers():
         end = -1
         for segment in layer:

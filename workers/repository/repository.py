@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
+from workers.repository.abandoned_writes import remove_abandoned_writes
 from workers.repository.earlier_blocks import write_known_hashes
 from workers.repository.errors import (
     AlreadyWritten,
@@ -22,6 +23,7 @@ from workers.repository.errors import (
     RunEnded,
 )
 from workers.repository.keys import MetadataKeys, PrivateKeys, metadata_of
+from workers.repository.limits import BITMAP, VM_METADATA
 from workers.repository.naming import (
     PackName,
     PointName,
@@ -37,13 +39,12 @@ from workers.repository.naming import (
     run_vms_prefix,
 )
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
-from workers.repository.sealed_objects import MAX_JSON, SealedObjects
+from workers.repository.sealed_objects import SealedObjects
 from workers.repository.store import ObjectMissing, Store
 from workers.repository.write_segments import SegmentWriter
 
-MAX_VM_METADATA = 64 << 20
+MAX_VM_METADATA = VM_METADATA.sections[0]
 """Bytes. The records of a VM, its disks and networks are some ten KiB, and there may be a TPM's contents."""
-_MAX_BITMAP = 256 << 20
 _VIRTUAL_SIZE = struct.Struct("<Q")
 _RESULT_KEY = re.compile(r"runs/([^/]+)/result")
 _OPEN_KEY = re.compile(r"runs/([^/]+)/open")
@@ -82,18 +83,21 @@ class Repository:
     def keep_plan(self, run: str, disk: str, plan: Plan) -> None:
         """Keeps the changed-block bitmap beside the backup. Raises AlreadyWritten if another one is kept."""
         data = _VIRTUAL_SIZE.pack(plan.virtual_size) + plan.bitmap
-        self._objects.put(bitmap_key(disk, run), data, _MAX_BITMAP)
+        self._objects.put(bitmap_key(disk, run), data, BITMAP)
 
     def plan(self, run: str, disk: str) -> Plan:
         """Raises ObjectMissing when none was kept, DamagedObject."""
         key = bitmap_key(disk, run)
-        data = self._objects.get(key, _MAX_BITMAP)
+        data = self._objects.get(key, BITMAP)
         if len(data) < _VIRTUAL_SIZE.size:
             raise DamagedObject(key, "it is too short to be a bitmap")
         try:
-            return Plan.from_bitmap(data[_VIRTUAL_SIZE.size :], _VIRTUAL_SIZE.unpack_from(data)[0])
+            plan = Plan.from_bitmap(data[_VIRTUAL_SIZE.size :], _VIRTUAL_SIZE.unpack_from(data)[0])
         except BitmapError as error:
             raise DamagedObject(key, str(error)) from error
+        if plan.bitmap != data[_VIRTUAL_SIZE.size :]:
+            raise DamagedObject(key, "it has bits beyond the disk's last block")
+        return plan
 
     def stored_batches(self, run: str, disk: str, plan: Plan) -> StoredBatches:
         """Lists the run's packs of the disk. A pack is put whole or not at all; what is in it is read when
@@ -119,7 +123,7 @@ class Repository:
         """
         if self.result(run) is not None:
             raise RunEnded(f"run {run} has ended already; start another one")
-        return self._objects.put_first(open_run_key(run), record, MAX_JSON)
+        return self._objects.put_first(open_run_key(run), record)
 
     def open_record(self, run: str) -> bytes | None:
         """What `open_run` kept; None when the run is not at work."""
@@ -128,7 +132,7 @@ class Repository:
     def keep_run_vm(self, run: str, vm_uuid: str, record: bytes) -> bytes:
         """Keeps how a VM of an open run was planned; again is fine: the first record stays and is
         returned."""
-        return self._objects.put_first(run_vm_key(run, vm_uuid), record, MAX_JSON)
+        return self._objects.put_first(run_vm_key(run, vm_uuid), record)
 
     def run_vm(self, run: str, vm_uuid: str) -> bytes | None:
         """What `keep_run_vm` kept; None before, and when the run has ended."""
@@ -136,7 +140,7 @@ class Repository:
 
     def _record(self, key: str) -> bytes | None:
         try:
-            return self._objects.get(key, MAX_JSON)
+            return self._objects.get(key)
         except ObjectMissing:
             return None
 
@@ -159,7 +163,7 @@ class Repository:
 
     def close_run(self, run: str, result: bytes) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""
-        self._objects.put_first(result_key(run), result, MAX_JSON)
+        self._objects.put_first(result_key(run), result)
         for prefix in (run_vms_prefix(run), known_prefix(run)):
             for info in list(self._store.list(prefix)):
                 self._store.delete(info.key)
@@ -174,6 +178,10 @@ class Repository:
         for info in self._store.list("runs/"):
             if match := _RESULT_KEY.fullmatch(info.key):
                 yield match[1]
+
+    def remove_abandoned_writes(self) -> int:
+        """What dead writers have left in the store, beside its objects: of how many. Raises StoreError."""
+        return remove_abandoned_writes(self._store)
 
     # Segments
 
@@ -212,16 +220,16 @@ class Repository:
             raise RepositoryError(f"a VM's metadata of {len(data)} bytes are more than are kept")
         key = metadata_key(vm_uuid, time, point_id(run, vm_uuid))
         try:
-            self._objects.put(key, data, MAX_VM_METADATA)
+            self._objects.put(key, data, VM_METADATA)
         except AlreadyWritten:
-            data = self._objects.get(key, MAX_VM_METADATA)
+            data = self._objects.get(key, VM_METADATA)
         return VmMetadata(key, len(data))
 
     def vm_metadata(self, point: Point) -> bytes:
         """Raises PointNotFound when the point has none, ObjectMissing, DamagedObject."""
         if point.metadata is None:
             raise PointNotFound(f"restore point {point.id} was made without its VM's metadata")
-        data = self._objects.get(point.metadata.key, MAX_VM_METADATA)
+        data = self._objects.get(point.metadata.key, VM_METADATA)
         if len(data) != point.metadata.size:
             raise DamagedObject(point.metadata.key, "it has another size than its restore point says")
         return data
@@ -236,7 +244,7 @@ class Repository:
         if point.id != point_id(point.run, point.vm_uuid):
             raise RepositoryError(f"restore point {point.id!r} does not have the id of its run and VM")
         decode_point(encode_point(point), point.key)  # what could not be read back is never committed
-        self._objects.put(point.key, encode_point(point), MAX_JSON)
+        self._objects.put(point.key, encode_point(point))
 
     def points(
         self, vm_uuid: str | None = None, *, on_damage: Callable[[DamagedObject], None] | None = None
@@ -306,4 +314,4 @@ class Repository:
         return [name.key for name in sorted(names, key=lambda name: (name.stamp, name.vm_uuid, name.id))]
 
     def _read_point(self, key: str) -> Point:
-        return decode_point(self._objects.get(key, MAX_JSON), key)
+        return decode_point(self._objects.get(key), key)

@@ -261,7 +261,9 @@ class S3Store:
     def _length(self, answer: Any) -> int:
         length = answer.get("ContentLength")
         if length is None:
-            raise StoreError(f"{self._place} does not say how long its objects are; it cannot hold a repository")
+            raise StoreError(
+                f"{self._place} does not say how long its objects are; it cannot hold a repository"
+            )
         return int(length)
 
     def _holds(self, key: str, data: Buffer) -> bool:

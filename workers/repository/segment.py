@@ -18,10 +18,11 @@ from workers.repository.errors import DamagedObject
 from workers.repository.frame import HASH_SIZE, Kind
 from workers.repository.index import check_entries, max_frame
 from workers.repository.keys import WRAPPED_SIZE, MetadataKeys
+from workers.repository.limits import SEGMENT
 from workers.repository.naming import PackName, is_name
 from workers.repository.pack_layout import HEADER
 from workers.repository.point import SegmentRef
-from workers.repository.store import ObjectTruncated, Store
+from workers.repository.store import ObjectTooLarge, ObjectTruncated, Store
 
 SEGMENT_ENTRIES = 1 << 18
 """Entries a segment that we write: few MiB an object, and 17 layers of them can be merged in memory."""
@@ -55,7 +56,6 @@ PACK_ROW = np.dtype(
 _TABLE_HEADER = struct.Struct("<II")
 _ENTRIES_HEADER = struct.Struct("<II")
 _ENTRY_BYTES = 8 + 4 + 8 + 4 + 1 + HASH_SIZE
-_LIMITS = (1 << 30, _ENTRIES_HEADER.size + MAX_SEGMENT_ENTRIES * _ENTRY_BYTES)
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class BlockMap:
     entries: npt.NDArray[np.void] = field(repr=False)
 
 
-def seal_segment(keys: MetadataKeys, key: str, piece: BlockMap, run: str) -> tuple[bytes, SegmentRef]:
+def seal_segment(keys: MetadataKeys, key: str, piece: BlockMap) -> tuple[bytes, SegmentRef]:
     """The object to put under `key`, and how a restore point refers to it. `piece` must not be empty."""
     data = seal_object(keys, key, (_encode_table(piece.table), _encode_entries(piece.entries)))
-    return data, reference_of(key, data, piece, run)
+    return data, reference_of(key, data, piece)
 
 
-def reference_of(key: str, data: bytes, piece: BlockMap, run: str) -> SegmentRef:
+def reference_of(key: str, data: bytes, piece: BlockMap) -> SegmentRef:
     """How a restore point refers to the segment `data`, which holds `piece`."""
     blocks = piece.entries["block"]
     return SegmentRef(
@@ -105,7 +105,6 @@ def reference_of(key: str, data: bytes, piece: BlockMap, run: str) -> SegmentRef
         last=int(blocks[-1]),
         entries=len(blocks),
         packs=len(piece.table),
-        run=run,
         size=len(data),
         table_bytes=first_section_end(data),
     )
@@ -113,7 +112,7 @@ def reference_of(key: str, data: bytes, piece: BlockMap, run: str) -> SegmentRef
 
 def read_segment(store: Store, keys: MetadataKeys, segment: SegmentRef, virtual_size: int) -> BlockMap:
     """One segment, checked against what its restore point says of it. Raises DamagedObject, ObjectMissing."""
-    data = _get(store, segment.key, segment.size)
+    data = _whole(store, segment.key, segment.size)
     piece = open_segment(keys, segment.key, data, virtual_size)
     blocks = piece.entries["block"]
     facts = (int(blocks[0]), int(blocks[-1]), len(blocks), len(piece.table))
@@ -124,13 +123,18 @@ def read_segment(store: Store, keys: MetadataKeys, segment: SegmentRef, virtual_
 
 def read_pack_table(store: Store, keys: MetadataKeys, segment: SegmentRef) -> PackTable:
     """The pack table of a segment alone, by one ranged GET. Raises DamagedObject, ObjectMissing."""
-    data = _get(store, segment.key, segment.table_bytes)
-    return _decode_table(segment.key, open_first_section(keys, segment.key, data, _LIMITS))
+    try:
+        data = store.get_range(segment.key, 0, segment.table_bytes)
+    except ObjectTruncated as error:
+        raise DamagedObject(
+            segment.key, f"it is cut off: shorter than {segment.table_bytes} bytes"
+        ) from error
+    return _decode_table(segment.key, open_first_section(keys, segment.key, data, SEGMENT.sections))
 
 
 def open_segment(keys: MetadataKeys, key: str, data: bytes, virtual_size: int) -> BlockMap:
     """A whole segment object. Raises DamagedObject unless every entry makes sense for a disk of that size."""
-    table_plain, entries_plain = open_object(keys, key, data, _LIMITS)
+    table_plain, entries_plain = open_object(keys, key, data, SEGMENT.sections)
     table = _decode_table(key, table_plain)
     entries = _decode_entries(key, entries_plain)
     check_entries(key, entries, virtual_size, max_frame(keys.encrypted))
@@ -179,11 +183,15 @@ def only_frames(piece: BlockMap) -> BlockMap:
     return without_unused(BlockMap(piece.table, kept))
 
 
-def _get(store: Store, key: str, length: int) -> bytes:
+def _whole(store: Store, key: str, size: int) -> bytes:
     try:
-        return store.get_range(key, 0, length)
-    except ObjectTruncated as error:
-        raise DamagedObject(key, f"it is cut off: shorter than {length} bytes") from error
+        data = store.get(key, size)
+        found = len(data)
+    except ObjectTooLarge as error:
+        found = error.size
+    if found != size:
+        raise DamagedObject(key, f"it has {found} bytes, its restore point says {size}")
+    return data
 
 
 def _encode_table(table: PackTable) -> bytes:
@@ -199,6 +207,8 @@ def _decode_table(key: str, plain: bytes) -> PackTable:
     if len(plain) < position:
         raise DamagedObject(key, "its pack table is too short")
     run_count, pack_count = _TABLE_HEADER.unpack_from(plain)
+    if run_count > MAX_SEGMENT_ENTRIES:
+        raise DamagedObject(key, "its pack table claims more names than it can need")
     runs: list[str] = []
     while len(runs) < run_count and position < len(plain):
         end = position + 1 + plain[position]
@@ -206,7 +216,7 @@ def _decode_table(key: str, plain: bytes) -> PackTable:
         position = end
     if len(runs) != run_count or not all(map(is_name, runs)):
         raise DamagedObject(key, "its pack table has runs without a proper name")
-    if len(plain) != position + pack_count * PACK_ROW.itemsize:
+    if pack_count > MAX_SEGMENT_ENTRIES or len(plain) != position + pack_count * PACK_ROW.itemsize:
         raise DamagedObject(key, "its pack table has another length than its number of packs needs")
     rows = np.empty(pack_count, PACK_ROW)
     assert PACK_ROW.names is not None

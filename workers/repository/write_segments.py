@@ -11,6 +11,7 @@ from workers.repository.earlier_blocks import UnchangedBlocks
 from workers.repository.errors import AlreadyWritten, RepositoryError
 from workers.repository.index import PackTail
 from workers.repository.keys import MetadataKeys
+from workers.repository.limits import SEGMENT, get_within
 from workers.repository.naming import segment_key
 from workers.repository.overlay import block_maps
 from workers.repository.pack_list import PackList
@@ -103,7 +104,7 @@ class SegmentWriter:
 
     def _put(self, number: int, piece: BlockMap, *, merged: bool) -> SegmentRef:
         key = segment_key(self._disk, self._run, number, merged=merged)
-        data, reference = seal_segment(self._keys, key, piece, self._run)
+        data, reference = seal_segment(self._keys, key, piece)
         try:
             self._store.put_if_absent(key, data)
         except ObjectExists:
@@ -112,11 +113,11 @@ class SegmentWriter:
 
     def _existing(self, key: str, piece: BlockMap) -> SegmentRef:
         """What an earlier attempt wrote: the same blocks, if perhaps from other packs of the same batches."""
-        data = self._store.get(key)
+        data = get_within(self._store, key, SEGMENT.stored)
         written = open_segment(self._keys, key, data, self._virtual_size)
         if any(not np.array_equal(written.entries[name], piece.entries[name]) for name in ("block", "hash")):
             raise AlreadyWritten(f"{key} exists already and holds other blocks; the run must not be reused")
-        return reference_of(key, data, written, self._run)
+        return reference_of(key, data, written)
 
 
 def _piece_of(disk: str, run: str, tails: list[PackTail]) -> BlockMap:
