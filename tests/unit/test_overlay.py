@@ -14,7 +14,7 @@ from workers.repository.segment import PACK_ROW, SEGMENT_ENTRY, BlockMap, PackTa
 def segment(key: str, blocks: list[int]) -> tuple[SegmentRef, BlockMap]:
     entries = np.zeros(len(blocks), SEGMENT_ENTRY)
     entries["block"] = blocks
-    reference = SegmentRef(key, blocks[0], blocks[-1], len(blocks), 0, "run", 0, 0)
+    reference = SegmentRef(key, blocks[0], blocks[-1], len(blocks), 0, 0, 0)
     return reference, BlockMap(PackTable(key, (), np.empty(0, PACK_ROW)), entries)
 
 

@@ -109,8 +109,8 @@ class DirectoryStore:
         return ObjectInfo(key, found.st_size)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. What is no regular file, or whose name cannot be a key (temporaries, `lost+found`), is not
-        ours: left out."""
+        """See Store. Left out, as not ours: what is no regular file, or has a name that no key has
+        (`lost+found`, what is being written)."""
         folder = check_prefix(prefix).rpartition("/")[0]
         try:
             yield from self._walk(

@@ -56,7 +56,7 @@ def big_piece(count: int, size: int = 1 << 62) -> BlockMap:
 def test_a_large_segment_comes_back(store: MemoryStore, keys: PrivateKeys) -> None:
     piece = big_piece(5000)
     key = f"segments/{DISK}/run-b/00000000"
-    data, reference = seal_segment(keys.metadata, key, piece, "run-b")
+    data, reference = seal_segment(keys.metadata, key, piece)
     store.objects[key] = data
     again = read_segment(store, keys.metadata, reference, 64 << 40)
     assert np.array_equal(again.entries, piece.entries)
@@ -68,7 +68,7 @@ def test_a_large_segment_comes_back(store: MemoryStore, keys: PrivateKeys) -> No
 def test_the_pack_table_is_read_by_one_ranged_request(store: MemoryStore, keys: PrivateKeys) -> None:
     piece = big_piece(5000)
     key = f"segments/{DISK}/run-b/00000000"
-    data, reference = seal_segment(keys.metadata, key, piece, "run-b")
+    data, reference = seal_segment(keys.metadata, key, piece)
     store.objects[key] = data[: reference.table_bytes]
     table = read_pack_table(store, keys.metadata, reference)
     assert np.array_equal(table.rows, piece.table.rows)
@@ -85,7 +85,7 @@ def test_a_dense_segment_costs_little_more_than_its_hashes(store: MemoryStore) -
     piece.entries["length"] = random.integers(20_000, 30_000, count)
     ends = np.cumsum(piece.entries["length"], dtype=np.uint64)
     piece.entries["offset"] = 16 + ends - piece.entries["length"]
-    data, _ = seal_segment(PLAIN.metadata, f"segments/{DISK}/r/00000000", piece, "r")
+    data, _ = seal_segment(PLAIN.metadata, f"segments/{DISK}/r/00000000", piece)
     assert len(data) / count < 16 + 3
 
 
@@ -311,7 +311,7 @@ def test_entries_that_cannot_be_are_refused_even_well_sealed(
     piece = big_piece(100)
     piece.entries[column][50] = value
     key = f"segments/{DISK}/run-b/00000000"
-    data, reference = seal_segment(keys.metadata, key, piece, "run-b")
+    data, reference = seal_segment(keys.metadata, key, piece)
     store.objects[key] = data
     with pytest.raises(DamagedObject):
         read_segment(store, keys.metadata, reference, 64 << 40)
@@ -357,7 +357,7 @@ def test_laying_layers_over_one_another_is_what_a_dict_does(layers: Layers, cut:
         for start in range(0, len(layer), cut):
             piece = BlockMap(PackTable(DISK, (f"run{number}",), rows), entries[start : start + cut])
             key = f"segments/{DISK}/run{number}/{start:08d}"
-            _, reference = seal_segment(ENCRYPTED.metadata, key, piece, f"run{number}")
+            _, reference = seal_segment(ENCRYPTED.metadata, key, piece)
             pieces[key] = piece
             segments.append(reference)
         references.append(tuple(segments))
