@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -105,10 +105,12 @@ class Machine:
     store: MemoryStore
     keys: PrivateKeys
     size: int
-    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
+    disk: str = DISK
+    seed: int = 7
     parent: DiskPoint | None = None
 
     def __post_init__(self) -> None:
+        self.random = np.random.default_rng(self.seed)
         self.content = bytearray(self.size)
         self.repository = Repository.open(self.store, self.keys)
 
@@ -130,7 +132,7 @@ class Machine:
 
     def pack(self, run: str, plan: Plan, batch: int, **options: Any) -> Pack:
         writer = PackWriter(
-            self.keys.metadata.worker, disk=DISK, run=run, batch=batch, virtual_size=self.size, **options
+            self.keys.metadata.worker, disk=self.disk, run=run, batch=batch, virtual_size=self.size, **options
         )
         blocks = plan.batch(batch)
         plain = b"".join(bytes(self.content[b * BLOCK_SIZE : (b + 1) * BLOCK_SIZE]) for b in blocks.tolist())
@@ -145,13 +147,13 @@ class Machine:
 
     def backup(self, run: str, plan: Plan) -> DiskPoint:
         self.put_packs(run, plan)
-        segments = self.repository.write_segments(run, DISK, plan, self.parent)
+        segments = self.repository.write_segments(run, self.disk, plan, self.parent)
         self.parent = self.point(run, segments).disks[0]
         return self.parent
 
     def point(self, run: str, segments: tuple[object, ...]) -> Point:
         disk = DiskPoint(
-            vdi=DISK,
+            vdi=self.disk,
             name="root",
             userdevice="0",
             virtual_size=self.size,
@@ -164,7 +166,7 @@ class Machine:
             stored_bytes=3,
             segments=segments,  # type: ignore[arg-type]
         )
-        minute = int("".join(filter(str.isdigit, run)) or 0)
+        minute = int("".join(filter(str.isdigit, run[-4:])) or 0)
         time = f"2026-11-22T{minute // 60:02d}:{minute % 60:02d}:00Z"
         return Point(point_id(run, VM), "web", VM, time, run, "lab", (disk,))
 

@@ -47,9 +47,10 @@ def decompress(data: Buffer, *, limit: int, decompressor: zstandard.ZstdDecompre
 
 
 def _nothing(data: Buffer) -> bytes:
-    """`decompress` of the library looks no further than at a size of 0, whatever follows."""
+    """`decompress` of the library looks no further than at a size of 0, whatever follows, and takes that of
+    a skippable frame for 0."""
     content = zstandard.ZstdDecompressor().decompressobj()
     plain = content.decompress(data)
-    if plain or not content.eof or content.unused_data:
+    if plain or not content.eof or content.unused_data or bytes(data[:4]) != zstandard.FRAME_HEADER:
         raise CompressionError("it decompresses to another size than it states")
     return b""
