@@ -5,6 +5,7 @@
 
 from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitable, UnknownToLedger
 from workers.fleet.ledger import Ledger
+from workers.fleet.scripts import call_number
 from workers.fleet.timing import Limits, Timing
 from workers.fleet.values import (
     DiskFacts,
@@ -50,4 +51,5 @@ __all__ = [
     "Verdict",
     "VmProgress",
     "Waiting",
+    "call_number",
 ]

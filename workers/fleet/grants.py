@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from workers.fleet.keys import KEYS, plain
-from workers.fleet.scripts import Scripts, text
+from workers.fleet.scripts import Scripts, request_id, text
 from workers.fleet.values import Host, Node, Slot, Swept
 from workers.messages import Grant
 
@@ -77,7 +77,7 @@ class Grants:
         more (`Host.waived`). GRANTED becomes FREE. OPENING and HELD become QUARANTINE: the stream is told
         FENCE and cuts its connection.
         """
-        return bool(self._scripts.call("free_slot", pool, host, number))
+        return bool(self._scripts.call("free_slot", pool, host, number, request_id()))
 
     def node_alive(self, node: str, processes: int, spare: int = 0) -> None:
         """Says that `node` runs `processes` streams, and has `spare` more worker processes for while some of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,12 @@ def short(error: str) -> str:
 def request_id() -> str:
     """Names one call, so that redis-py sending it twice after a lost answer has the effect of once."""
     return secrets.token_hex(8)
+
+
+def call_number() -> int:
+    """Names one call among those of one thread: a later one has a larger number. Microseconds of the
+    monotonic clock: a call takes longer than one."""
+    return time.monotonic_ns() // 1000
 
 
 def text(value: bytes | None) -> str:
