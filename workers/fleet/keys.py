@@ -16,8 +16,11 @@ KEYS = {
     "steps": "cbtfleet:steps",
     "step": "cbtfleet:step:",
     "permit": "cbtfleet:permit:",
-    "permit_queue": "cbtfleet:permit-queue:",
     "permits": "cbtfleet:permits:",
+    "permit_queue": "cbtfleet:permit-queue:",
+    "permit_heads": "cbtfleet:permit-heads:",
+    "permit_ends": "cbtfleet:permit-ends",
+    "permit_number": "cbtfleet:permit-number",
     # disks
     "disks": "cbtfleet:disks:",
     "disk": "cbtfleet:disk:",

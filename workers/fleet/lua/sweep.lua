@@ -1,7 +1,7 @@
--- uses: epoch, host, trouble, group, wake
--- Moves on every slot whose state expired, gives up disks whose time of trouble is over, and forgets silent
--- nodes. Four counts: unclaimed, lost, freed, nodes.
-local MOST = 100 -- disks given up in one call: each is some work, and the next call is a second away
+-- uses: epoch, host, trouble, group, permit, wake
+-- Moves on every slot whose state expired, gives up disks whose time of trouble is over, forgets silent nodes, and
+-- takes back permits. Four counts: unclaimed, lost, freed, nodes.
+local MOST = 100 -- disks given up, permits taken back in one call: each is some work, the next call a second away
 
 local function expired(state)
   local slots = {}
@@ -91,6 +91,12 @@ for _, name in ipairs(BARRIER == 0 and redis.call('SMEMBERS', KEY.lines .. 'firs
   else
     redis.call('HDEL', KEY.shut, group)
   end
+end
+
+-- Of a step that was called and did not begin, or whose lease has run out.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.permit_ends, '-inf', NOW, 'LIMIT', 0, MOST)) do
+  return_permit(id)
+  tally('permits_expired')
 end
 
 if #unclaimed + freed + lost > 0 then
