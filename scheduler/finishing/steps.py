@@ -62,7 +62,7 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     vm = VmInHand.from_ledger(context.ledger, run, vm_uuid)
     planned = planned_vm(context.repository, run, vm_uuid)
     facts = {disk.disk: disk.facts for disk in planned.disks} if planned is not None else {}
-    disks = [disk for disk in context.ledger.progress(run).disks if disk.vm == vm_uuid]
+    disks = context.ledger.vm_disks(run, vm_uuid)
     rows = {disk.disk: _row(vm, disk, facts.get(disk.disk)) for disk in disks}
     committed: list[DiskPoint] = []
     if planned is None:

@@ -121,12 +121,11 @@ class FleetMachine(RuleBasedStateMachine):
                 self.finished[step.subject] += 1
             assert self.ledger.finish_step(step, fence)
 
-    @precondition(lambda self: self.quiet > 16 and self.progress().disks)
-    @rule(which=st.integers(0, 99))
-    def fail_a_disk(self, which: int) -> None:
+    @precondition(lambda self: self.quiet > 24 and self.connections)
+    @rule()
+    def stop(self) -> None:
         self.quiet = 0
-        disks = self.progress().disks
-        self.ledger.fail_disk("run", disks[which % len(disks)].disk, "by hand")
+        self.ledger.stop("run", "the window is over")
 
     @precondition(lambda self: self.quiet > 16 and self.connections)
     @rule()

@@ -13,6 +13,7 @@ KEYS = {
     "run": "cbtfleet:run:",
     "vms": "cbtfleet:vms:",
     "vm": "cbtfleet:vm:",
+    "stopping": "cbtfleet:stopping",
     "steps": "cbtfleet:steps",
     "step": "cbtfleet:step:",
     "permit": "cbtfleet:permit:",
@@ -22,7 +23,6 @@ KEYS = {
     "permit_ends": "cbtfleet:permit-ends",
     "permit_number": "cbtfleet:permit-number",
     # disks
-    "disks": "cbtfleet:disks:",
     "disk": "cbtfleet:disk:",
     "facts": "cbtfleet:facts:",
     "plans": "cbtfleet:plans:",

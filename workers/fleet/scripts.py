@@ -148,6 +148,8 @@ def _refusal(answer: str, where: str) -> LedgerError:
         return LedgerUnreachable(
             f"Redis at {where} is out of memory: raise its maxmemory (policy noeviction)"
         )
+    if "BUSY Redis is busy" in answer:
+        return LedgerUnreachable(f"Redis at {where} is busy with a call that takes long")
     if refused := re.search(r"(MISCONF|NOREPLICAS) .*", answer):
         return LedgerUnreachable(f"Redis at {where} takes no writes: {_first_line(refused[0])}")
     return LedgerError(f"Redis at {where} failed a ledger call: {_first_line(answer)}")

@@ -141,6 +141,10 @@ class Limits:
     """Failures of a host in a row, without any success there, before its circuit opens: one is the network's
     bad moment, three cost one process some seconds each."""
 
+    vms_at_once: int = 200
+    """VMs, with their disks, that one call goes through: Redis does nothing else meanwhile, and 600 disks are
+    some 20 ms."""
+
     lag: int = 16384
     """Batches by which a run may lag behind the others and still catch up: the turns of 256 streams. A run
     whose hosts were gone for an hour would else have everything to itself for the next one; and with less

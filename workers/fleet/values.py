@@ -199,6 +199,7 @@ class DiskProgress:
     facts: DiskFacts | None
 
 
+RunState = Literal["planning", "running", "ended"]
 VmState = Literal["planning", "streaming", "finishing", "finished"]
 
 
@@ -213,7 +214,7 @@ class VmProgress:
 @dataclass(frozen=True)
 class RunProgress:
     run: str
-    state: Literal["planning", "running", "ended"]
+    state: RunState
     cancelled: bool
     created: float
     ended: float | None

@@ -1,6 +1,6 @@
--- uses: epoch, host, trouble, group, permit, wake
--- Moves on every slot whose state expired, gives up disks whose time of trouble is over, forgets silent nodes, and
--- takes back permits. Four counts: unclaimed, lost, freed, nodes.
+-- uses: epoch, host, trouble, group, permit, stop, wake
+-- Moves on every slot whose state expired, gives up disks whose time of trouble is over, forgets silent nodes, takes
+-- back permits, and goes on with stopping runs. Four counts: unclaimed, lost, freed, nodes.
 local MOST = 100 -- disks given up, permits taken back in one call: each is some work, the next call a second away
 
 local function expired(state)
@@ -97,6 +97,11 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.permit_ends, '-inf', NOW, 'LIMIT', 0, MOST)) do
   return_permit(id)
   tally('permits_expired')
+end
+
+local stopping = redis.call('SMEMBERS', KEY.stopping)[1]
+if stopping then
+  stop_more(stopping)
 end
 
 if #unclaimed + freed + lost > 0 then
