@@ -163,6 +163,19 @@ def test_a_vms_disks_are_those_of_the_whole_run(fleet: Fleet, ledger: Ledger) ->
     assert ledger.disk_facts("run", []) == {}
 
 
+def test_large_facts_are_kept_compressed(ledger: Ledger, redis_client: redis.Redis) -> None:
+    facts = b'{"disks": "' + b"a row of a result, " * 10_000 + b'"}'
+    ledger.set_run_facts("run", facts)
+    ledger.cancel("run")
+    for vm in VMS:
+        ledger.finish_vm("run", vm, facts)
+    ledger.end_run("run", facts)
+    assert ledger.run_facts("run") == ledger.run_result("run") == ledger.vm_facts("run", "vm3") == facts
+    assert {vm.facts for vm in ledger.progress("run").vms} == {facts}
+    assert max(redis_client.hstrlen("cbtfleet:run:run", field) for field in ("facts", "result")) < 10_000
+    assert redis_client.hstrlen("cbtfleet:vm:run/vm3", "facts") < 10_000
+
+
 def test_the_states_of_all_runs(ledger: Ledger) -> None:
     ledger.create_run("next", b"")
     ledger.create_run("last", b"")

@@ -17,6 +17,7 @@ from workers.fleet.values import (
     RunState,
     VmProgress,
     read_disk_facts,
+    unpacked,
 )
 from workers.records import RecordUnreadable
 
@@ -90,7 +91,7 @@ def _seconds(milliseconds: bytes | None) -> float | None:
 
 
 def _vm(vm: str, row: Mapping[bytes, bytes]) -> VmProgress:
-    return VmProgress(vm, cast(Any, text(row[b"state"])), row[b"facts"])
+    return VmProgress(vm, cast(Any, text(row[b"state"])), unpacked(row[b"facts"]))
 
 
 def _disk(

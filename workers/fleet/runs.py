@@ -9,7 +9,7 @@ from typing import cast
 from workers.fleet.errors import UnknownToLedger
 from workers.fleet.keys import KEYS, plain
 from workers.fleet.scripts import Scripts, request_id, short, text
-from workers.fleet.values import DiskWork, RunState, VmState
+from workers.fleet.values import DiskWork, RunState, VmState, packed, unpacked
 
 
 class Runs:
@@ -20,7 +20,7 @@ class Runs:
 
     def create_run(self, run: str, facts: bytes) -> bool:
         """Creates the run and its `plan-run` step; False when the run exists already."""
-        return bool(self._scripts.call("create_run", plain("run", run), facts, request_id()))
+        return bool(self._scripts.call("create_run", plain("run", run), packed(facts), request_id()))
 
     def add_vms(self, run: str, vms: Mapping[str, bytes]) -> None:
         """Adds VMs (uuid -> facts) and a `plan-vm` step for each new one; a run without any VM gets its
@@ -29,7 +29,7 @@ class Runs:
         Many are added in several calls. Who failed between two has to do it again, or to add no VM: before
         that the run does not end.
         """
-        rows = [(plain("VM", vm), facts) for vm, facts in vms.items()]
+        rows = [(plain("VM", vm), packed(facts)) for vm, facts in vms.items()]
         at_once = self._scripts.limits.vms_at_once
         for start in range(0, max(len(rows), 1), at_once):
             some = [part for row in rows[start : start + at_once] for part in row]
@@ -60,12 +60,12 @@ class Runs:
     def finish_vm(self, run: str, vm: str, facts: bytes | None = None) -> None:
         """Ends the VM, also one that was never started; new facts replace the old ones. The run's last VM
         makes its `end-run` step. Raises LedgerError while disks of the VM stream."""
-        self._scripts.call("finish_vm", run, vm, "" if facts is None else facts)
+        self._scripts.call("finish_vm", run, vm, "" if facts is None else packed(facts))
 
     def end_run(self, run: str, result: bytes) -> None:
         """Ends the run; its keys expire after `Timing.keep_ended`. Raises LedgerError while VMs are left. Who
         failed in the middle has to do it again: the keys of a large run are gone through in several calls."""
-        self._scripts.call("end_run", run, result)
+        self._scripts.call("end_run", run, packed(result))
         while self._scripts.call("expire_more", run):
             pass
 
@@ -114,18 +114,18 @@ class Runs:
         return cast(RunState, text(self._run_field(run, "state")))
 
     def run_facts(self, run: str) -> bytes:
-        return self._run_field(run, "facts")
+        return unpacked(self._run_field(run, "facts"))
 
     def set_run_facts(self, run: str, facts: bytes) -> None:
-        self._scripts.call("set_run_facts", run, facts)
+        self._scripts.call("set_run_facts", run, packed(facts))
 
     def run_result(self, run: str) -> bytes | None:
         """What `end_run` was given; None before, or when the run is not known (any more)."""
         result: bytes | None = self._scripts.command("HGET", KEYS["run"] + run, "result")
-        return result
+        return None if result is None else unpacked(result)
 
     def vm_facts(self, run: str, vm: str) -> bytes:
-        return self._vm_field(run, vm, "facts")
+        return unpacked(self._vm_field(run, vm, "facts"))
 
     def vm_state(self, run: str, vm: str) -> VmState:
         return cast(VmState, text(self._vm_field(run, vm, "state")))
@@ -138,7 +138,7 @@ class Runs:
 
     def set_vm_facts(self, run: str, vm: str, facts: bytes) -> None:
         """No effect on a VM that is finished: it keeps what `finish_vm` was given."""
-        self._scripts.call("set_vm_facts", run, vm, facts)
+        self._scripts.call("set_vm_facts", run, vm, packed(facts))
 
     def plan(self, run: str, disk: str) -> bytes:
         """The disk's packed plan. Raises UnknownToLedger once the disk has ended."""

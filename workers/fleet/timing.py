@@ -141,9 +141,9 @@ class Limits:
     """Failures of a host in a row, without any success there, before its circuit opens: one is the network's
     bad moment, three cost one process some seconds each."""
 
-    vms_at_once: int = 200
-    """VMs, with their disks, that one call goes through: Redis does nothing else meanwhile, and 600 disks are
-    some 20 ms."""
+    vms_at_once: int = 50
+    """VMs, with their disks, that one script goes through: Redis does nothing else meanwhile, and to end 150
+    disks takes some 10 ms."""
 
     lag: int = 16384
     """Batches by which a run may lag behind the others and still catch up: the turns of 256 streams. A run
