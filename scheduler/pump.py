@@ -6,7 +6,7 @@ What it could not publish the ledger makes due again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -50,11 +50,9 @@ class Pump(BackgroundLoop):
         self._ledger.sweep()
         room = MOST_QUEUED - self._queued()
         steps = self._ledger.due_steps(room) if room > 0 else []
-        for step in steps:
-            self._publish(STEP_TASK, STEP_QUEUE, step.as_message())
+        self._publish(STEP_TASK, STEP_QUEUE, [step.as_message() for step in steps])
         grants = self._ledger.admit()
-        for grant in grants:
-            self._publish(STREAM_TASK, STREAM_QUEUE, grant.as_message())
+        self._publish(STREAM_TASK, STREAM_QUEUE, [grant.as_message() for grant in grants])
         self._done(time.monotonic() - began, len(steps), len(grants))
         if not self.stopping():
             more_are_due = len(steps) >= room
@@ -66,8 +64,14 @@ class Pump(BackgroundLoop):
         except OperationalError as error:
             raise NotPublished(f"nothing can be published: {error}") from error
 
-    def _publish(self, task: str, queue: str, message: Mapping[str, object]) -> None:
+    def _publish(self, task: str, queue: str, messages: Sequence[Mapping[str, object]]) -> None:
+        if not messages:
+            return
         try:
-            self._app.send_task(task, args=[message], queue=queue, ignore_result=True)
+            with self._app.producer_or_acquire() as producer:
+                for message in messages:
+                    self._app.send_task(
+                        task, args=[message], queue=queue, ignore_result=True, producer=producer
+                    )
         except OperationalError as error:
             raise NotPublished(f"nothing can be published: {error}") from error

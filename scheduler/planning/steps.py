@@ -113,8 +113,8 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
                 vm.facts, works = resume_vm(context.repository, session, request, run, vm_uuid, record)
     vm.keep()
     pool = context.settings.pool(request.pool)
-    for host in {host for work in works for host in work.hosts}:
-        ledger.set_host(request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
+    hosts = {host for work in works for host in work.hosts}
+    ledger.set_hosts(request.pool, hosts, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
     ledger.start_vm(run, vm_uuid, works)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from workers.fleet.keys import KEYS, plain
@@ -18,14 +19,17 @@ class Grants:
         self._scripts = scripts
 
     def set_host(self, pool: str, host: str, cap: int, confirm: bool = False) -> None:
-        """Registers a host, or changes its cap (1..16). Streams beyond a lowered cap run to their end.
+        self.set_hosts(pool, [host], cap, confirm)
+
+    def set_hosts(self, pool: str, hosts: Iterable[str], cap: int, confirm: bool = False) -> None:
+        """Registers hosts, or changes their cap (1..16). Streams beyond a lowered cap run to their end.
 
         With `confirm` a slot that rests becomes free only when a count of the host has shown that the
         connection is gone (`hosts_to_count`, `counted`); without, when its rest is over.
         """
         if not 1 <= cap <= MOST_CONNECTIONS:
             raise ValueError(f"a host's cap is 1..{MOST_CONNECTIONS}, not {cap}")
-        self._scripts.call("set_host", pool, plain("host", host), cap, int(confirm))
+        self._scripts.call("set_hosts", pool, cap, int(confirm), *(plain("host", host) for host in hosts))
 
     def hosts(self) -> list[Host]:
         rows = self._scripts.call("hosts")

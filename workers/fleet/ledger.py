@@ -78,6 +78,7 @@ class Ledger:
 
         grants = Grants(scripts)
         self.set_host = grants.set_host
+        self.set_hosts = grants.set_hosts
         self.hosts = grants.hosts
         self.slots = grants.slots
         self.free_slot = grants.free_slot

@@ -31,10 +31,11 @@ class Progress:
 
     def vm_disks(self, run: str, vm: str) -> list[DiskProgress]:
         """The VM's disks as they were given to `start_vm`; none before. It costs the same in any run."""
-        known = self._scripts.command("HMGET", f"{KEYS['vm']}{run}/{vm}", "state", "disks")
-        if known[0] is None:
-            raise UnknownToLedger(f"VM {vm} is not in run {run}")
-        return self._disks(run, json.loads(known[1] or "[]"))
+        rows = self._scripts.call("vm_disks", run, vm)
+        return [
+            _disk(run, text(disk), dict(zip(fields[::2], fields[1::2], strict=True)), facts, error)
+            for disk, fields, facts, error in rows
+        ]
 
     def disk_facts(self, run: str, disks: Sequence[str]) -> dict[str, DiskFacts]:
         """The facts of these disks of the run, those that are known and can be read."""
