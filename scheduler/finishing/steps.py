@@ -58,7 +58,7 @@ Rows = dict[str, ResultRow]
 
 def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     """Commits one VM's restore point and cleans up behind it."""
-    request = run_at_work(context.repository, run).request
+    request = run_at_work(context, run).request
     vm = VmInHand.from_ledger(context.ledger, run, vm_uuid)
     planned = planned_vm(context.repository, run, vm_uuid)
     facts = {disk.disk: disk.facts for disk in planned.disks} if planned is not None else {}

@@ -85,7 +85,7 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     ledger = context.ledger
     if ledger.vm_state(run, vm_uuid) != "planning":
         return
-    opened = run_at_work(context.repository, run)
+    opened = run_at_work(context, run)
     request = opened.request
     vm = VmInHand.from_ledger(ledger, run, vm_uuid)
     hooks = SnapshotHooks(context, request, vm)

@@ -1,4 +1,4 @@
-"""What a VM costs Redis does not depend on how many others there are: commands and keys, not times."""
+"""What a VM costs does not depend on how many others there are: commands, keys and bytes read, not times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,28 @@ from scheduler.steps import do_step
 from tests.benchmarks.fleet.memory_pool import MemoryPool, MemorySessions, Size
 from tests.fleet_clock import disk_work
 from workers.fleet import DiskWork, Ledger, Step
-from workers.repository import Repository, create_repository, load_private_keys, open_store
+from workers.repository import Repository, Store, create_repository, load_private_keys, open_store
 from workers.settings import Settings
 
 SIZES = (100, 1000)
 SAMPLE = 4
 """VMs that are planned and finished by real steps; as many as may be snapshotted at once."""
+
+
+class CountedStore:
+    """The real store, and how many bytes were read from it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.read = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get(self, key: str) -> bytes:
+        data = self._store.get(key)
+        self.read += len(data)
+        return data
 
 
 class LargeRun:
@@ -41,9 +57,10 @@ class LargeRun:
             }
         )
         self._store = open_store(settings.repository)
+        self.store = CountedStore(self._store)
         create_repository(self._store, settings.repository, encrypted=False, passphrase=None)
         keys = load_private_keys(self._store, settings.repository, lambda: "")
-        repository = Repository.open(self._store, keys)
+        repository = Repository.open(cast(Store, self.store), keys)
         pool = MemoryPool(Size(vms, storages=1, changed=False), repository.repository_id)
         pool.commit_earlier(repository, SAMPLE)
         self.ledger = Ledger.from_url(redis_url)
@@ -163,6 +180,25 @@ def test_commands_a_vm_that_is_planned_and_finished(large_run: Callable[[int], L
     few, many = counts
     assert [more - less for less, more in zip(few, many, strict=True)] == [0] * len(few)
     assert max(few) < 300
+
+
+def test_bytes_read_from_the_store_for_a_vm(large_run: Callable[[int], LargeRun]) -> None:
+    """Once in a process they are more: the record of the run names all its VMs."""
+    counts = []
+    for size in SIZES:
+        run = large_run(size)
+        run.end_holder()
+        row = []
+        for work in (run.plan, run.finish):
+            for vm in run.sample:
+                before = run.store.read
+                work(vm)
+                row.append(run.store.read - before)
+        counts.append(row)
+    few, many = counts
+    # times and numbers are written with more digits or fewer
+    assert max(abs(more - less) for less, more in zip(few, many, strict=True)) < 64
+    assert min(few) > 0
 
 
 def test_keys_that_a_script_touches(large_run: Callable[[int], LargeRun]) -> None:
