@@ -94,7 +94,7 @@ def secret(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
-ENCRYPTED = PrivateKeys.from_master(REPOSITORY_ID, secret("master"))
+ENCRYPTED = PrivateKeys.from_masters(REPOSITORY_ID, [secret("master")])
 PLAIN = PrivateKeys.plain(REPOSITORY_ID, secret("hash key"))
 
 

@@ -263,7 +263,7 @@ def test_a_damaged_point_leaves_no_file(
 
 def test_the_wrong_key_restores_nothing(store: MemoryStore, tmp_path: Path) -> None:
     _, disk = full_backup(store, ENCRYPTED)
-    stranger = PrivateKeys.from_master(ENCRYPTED.repository, bytes(32))
+    stranger = PrivateKeys.from_masters(ENCRYPTED.repository, [bytes(32)])
     with pytest.raises(DamagedObject):
         restore_disk(store, stranger, disk, tmp_path / "disk")
     assert left_in(tmp_path) == []

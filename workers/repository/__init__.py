@@ -1,10 +1,11 @@
 """Both planes' library. The repository: what is stored, byte for byte (docs/format.md), and its stores."""
 
-from workers.repository.config import Config, read_config
-from workers.repository.create import Created, create_repository, recover_private_key
+from workers.repository.config import Config, check_config, read_config
+from workers.repository.create import Created, create_repository, recover_private_key, repair_config
 from workers.repository.durable_files import FileNotWritten, TargetExists, write_file
 from workers.repository.errors import (
     AlreadyWritten,
+    ConfigUntrue,
     DamagedObject,
     MissingBatches,
     PointAmbiguous,
@@ -31,6 +32,7 @@ from workers.repository.object_lock import ObjectLock, object_lock_of
 from workers.repository.open import (
     open_store,
 )
+from workers.repository.orders import OrderNotSigned, check_order, sign_order
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata
@@ -65,6 +67,7 @@ __all__ = [
     "ClockWrong",
     "ConditionalPutRefused",
     "Config",
+    "ConfigUntrue",
     "Created",
     "CredentialsMissing",
     "Damage",
@@ -82,6 +85,7 @@ __all__ = [
     "ObjectLock",
     "ObjectMissing",
     "ObjectTruncated",
+    "OrderNotSigned",
     "Pack",
     "PackName",
     "PackTable",
@@ -108,6 +112,8 @@ __all__ = [
     "Verified",
     "VmMetadata",
     "WorkerKeys",
+    "check_config",
+    "check_order",
     "configured_passphrase",
     "create_repository",
     "honours_put_if_absent",
@@ -125,7 +131,9 @@ __all__ = [
     "read_pack_tail",
     "read_segment",
     "recover_private_key",
+    "repair_config",
     "restore_disk",
+    "sign_order",
     "verify_points",
     "write_file",
 ]

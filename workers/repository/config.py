@@ -1,4 +1,8 @@
-"""`config`: the one object that is not sealed, and that says what the repository is."""
+"""`config`: the one object that is not sealed. It says which repository this is, and decides nothing.
+
+Id and keys are in the key files; `config` is compared with them. It decides only where no key file is
+configured: of an unencrypted repository.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
-from workers.repository.errors import DamagedObject, RepositoryMissing
+from workers.repository.errors import ConfigUntrue, DamagedObject, RepositoryMissing
 from workers.repository.keys import SECRET_SIZE, WorkerKeys
 from workers.repository.limits import CONFIG, get_within
 from workers.repository.naming import CONFIG_KEY
@@ -21,19 +25,23 @@ def _from_base64(value: object) -> object:
     return base64.b64decode(value, validate=True) if isinstance(value, str) else value
 
 
+def base64_bytes() -> Any:
+    """The annotations of a field of bytes: base64 in JSON, bytes or base64 when made."""
+    return (
+        BeforeValidator(_from_base64),
+        PlainSerializer(lambda value: base64.b64encode(value).decode(), return_type=str),
+    )
+
+
 def binary(length: int) -> Any:
-    """The annotations of a field of exactly `length` bytes: base64 in JSON, bytes or base64 when made."""
+    """The same, of exactly `length` bytes."""
 
     def check(value: bytes) -> bytes:
         if len(value) != length:
             raise ValueError(f"it must have {length} bytes")
         return value
 
-    return (
-        BeforeValidator(_from_base64),
-        AfterValidator(check),
-        PlainSerializer(lambda value: base64.b64encode(value).decode(), return_type=str),
-    )
+    return (*base64_bytes(), AfterValidator(check))
 
 
 def _is_uuid(value: str) -> str:
@@ -55,8 +63,12 @@ class EncryptedConfig(BaseModel):
     id: RepositoryId
     created: str
     encrypted: Literal[True]
-    data_public_key: KeyBytes
     metadata_public_key: KeyBytes
+    order_public_key: KeyBytes
+
+    def is_of(self, keys: WorkerKeys) -> bool:
+        own = (self.id, True, self.metadata_public_key, self.order_public_key)
+        return own == (keys.repository, keys.encrypted, keys.metadata_public_key, keys.order_public_key)
 
 
 class PlainConfig(BaseModel):
@@ -69,17 +81,20 @@ class PlainConfig(BaseModel):
     encrypted: Literal[False]
     hash_key: KeyBytes
 
+    def is_of(self, keys: WorkerKeys) -> bool:
+        return (self.id, False, self.hash_key) == (keys.repository, keys.encrypted, keys.hash_key)
+
 
 Config = EncryptedConfig | PlainConfig
 """`encrypted` tells which of the two it is."""
 
 
 def new_config(keys: WorkerKeys) -> Config:
-    """The configuration of a repository that is being created."""
+    """The `config` of a repository that is being created, or whose `config` was lost."""
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     facts = {"format": "cbtfleet repository", "version": 1, "id": keys.repository, "created": created}
     if keys.encrypted:
-        public = {"data_public_key": keys.data_public_key, "metadata_public_key": keys.metadata_public_key}
+        public = {"metadata_public_key": keys.metadata_public_key, "order_public_key": keys.order_public_key}
         return EncryptedConfig.model_validate(facts | {"encrypted": True} | public)
     return PlainConfig.model_validate(facts | {"encrypted": False} | {"hash_key": keys.hash_key})
 
@@ -99,7 +114,7 @@ def read_config(store: Store) -> Config:
     try:
         facts = json.loads(data)
         version = facts["version"] if facts["format"] == "cbtfleet repository" else None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedObject(CONFIG_KEY, "it does not describe a cbtfleet repository") from error
     if isinstance(version, int) and version > 1:
         raise RepositoryMissing(f"the repository has version {version}: this program reads version 1 only")
@@ -109,3 +124,24 @@ def read_config(store: Store) -> Config:
     except ValidationError as error:
         where = ".".join(map(str, error.errors(include_input=False)[0]["loc"]))
         raise DamagedObject(CONFIG_KEY, f"{where} is missing or wrong") from error
+
+
+def check_config(store: Store, keys: WorkerKeys) -> None:
+    """Raises ConfigUntrue when `config` is missing, damaged, or says something else than the key files."""
+    try:
+        is_ours = read_config(store).is_of(keys)
+    except RepositoryMissing as error:
+        if isinstance(error.__cause__, ObjectMissing):
+            raise ConfigUntrue(
+                f"`config` of repository {keys.repository} is not at repository.url: check the address, and that"
+                " the folder is mounted; if it was lost, `cbtfleet repair-config` puts it back"
+            ) from error
+        raise ConfigUntrue(f"`config` is not believed: {error}") from error
+    except DamagedObject as error:
+        raise ConfigUntrue(f"{error}; `cbtfleet repair-config` puts it back") from error
+    if not is_ours:
+        raise ConfigUntrue(
+            "`config` at repository.url says something else than the key files: they belong to another"
+            " repository (then correct repository.url or the key files), or someone has changed it (then"
+            " `cbtfleet repair-config` puts it back)"
+        )

@@ -64,6 +64,10 @@ class PointAmbiguous(PointNotFound):
     """More than one restore point begins like this."""
 
 
+class ConfigUntrue(ConfigurationError):
+    """`config` is missing or contradicts the key files. Who reads goes on without it, who writes stops."""
+
+
 class RepositoryMissing(ConfigurationError):
     """The store holds no repository, or not one of ours."""
 

@@ -67,7 +67,7 @@ class FrameReader:
         if keys.encrypted:
             info = data_key_info(keys.repository, pack.disk, pack.run, pack.batch)
             try:
-                self._cipher = AESGCM(unwrap(wrapped_key, keys.private_key, info))
+                self._cipher = AESGCM(unwrap(wrapped_key, keys.data_keys[0], info))
             except WrongKey as error:
                 raise DamagedObject(pack.key, str(error)) from error
 

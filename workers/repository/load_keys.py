@@ -1,8 +1,9 @@
-"""Finding the keys for a repository: from its `config` and the key files of the configuration.
+"""Finding the keys of a repository: in the key files of the configuration, which alone decide.
 
-Each function checks that the key file belongs to this very repository. An unencrypted repository is refused
-while a key file is configured that does not say "no key" for it: whoever can write to the bucket must not be
-able to make workers write in the clear.
+`config` is compared with them: whoever can write to the bucket must not be able to make workers write in the
+clear, or to a key of his own. Who writes stops when it is missing or says something else; who only reads is
+told so by `tell`, and goes on. Where no key file is configured at all, the repository is unencrypted, and its
+id and hash key are in `config` alone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from workers.errors import ConfigurationError
-from workers.repository.config import Config, PlainConfig, read_config
+from workers.repository.config import PlainConfig, check_config, read_config
 from workers.repository.create import KEY_FILE_SETTINGS
+from workers.repository.errors import ConfigUntrue
 from workers.repository.key_files import (
     KeyFile,
     MetadataKeyFile,
@@ -26,60 +28,77 @@ from workers.repository.keys import MetadataKeys, PrivateKeys, WorkerKeys
 from workers.repository.store import Store
 from workers.settings import PASSPHRASE, RepositorySettings, read_secret_file
 
+Tell = Callable[[ConfigUntrue], None]
+"""Gets what is wrong with `config`, which is then not believed."""
+
 
 def load_worker_keys(store: Store, settings: RepositorySettings) -> WorkerKeys:
-    """From `public_key_file`. Raises ConfigurationError, also when that file holds another key."""
-    config = read_config(store)
-    if isinstance(config, PlainConfig):
-        return _plain_keys(config, settings).metadata.worker
-    file = _read(settings, "public_key_file")
+    """From `public_key_file`. Raises ConfigurationError, ConfigUntrue."""
+    file = _key_file(settings, "public_key_file")
+    if file is None:
+        return _keys_by_config(store, "public_key_file").metadata.worker
     if isinstance(file, NoKeyFile):
-        raise ConfigurationError(
-            f"repository.public_key_file: {settings.public_key_file} is for a repository without encryption,"
-            " but the one at repository.url is encrypted: it is another repository's file"
-        )
-    if not isinstance(file, PublicKeyFile):
+        worker = file.keys().metadata.worker
+    elif isinstance(file, PublicKeyFile):
+        worker = file.keys()
+    else:
         kind = "private" if isinstance(file, PrivateKeyFile) else "metadata"
         raise ConfigurationError(
             f"repository.public_key_file: {settings.public_key_file} is the {kind} key; a worker must not"
             " have it: give it the public key file"
         )
-    _check_belongs(file, config, "public_key_file")
-    return file.keys()
+    check_config(store, worker)
+    return worker
 
 
-def load_metadata_keys(store: Store, settings: RepositorySettings) -> MetadataKeys:
+def load_metadata_keys(
+    store: Store, settings: RepositorySettings, *, tell: Tell | None = None
+) -> MetadataKeys:
     """From `metadata_key_file`, or else from the private key, when its passphrase is configured too.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, and ConfigUntrue without `tell`.
     """
-    config = read_config(store)
-    if isinstance(config, PlainConfig):
-        return _plain_keys(config, settings).metadata
+    file: KeyFile | None = None
+    passphrase: str | None = None
     if settings.metadata_key_file is None and settings.private_key_file is not None:
         passphrase = configured_passphrase(settings)
-        if passphrase is not None:
-            return _unlock(config, settings, passphrase).metadata
-    file = _read(settings, "metadata_key_file")
-    if not isinstance(file, MetadataKeyFile):
-        raise ConfigurationError(f"repository.metadata_key_file: {settings.metadata_key_file} is another key")
-    _check_belongs(file, config, "metadata_key_file")
-    return file.keys()
+    name = "metadata_key_file" if passphrase is None else "private_key_file"
+    file = _key_file(settings, name)
+    if file is None:
+        return _keys_by_config(store, name).metadata
+    if isinstance(file, NoKeyFile):
+        keys = file.keys().metadata
+    elif isinstance(file, MetadataKeyFile) and passphrase is None:
+        keys = file.keys()
+    elif isinstance(file, PrivateKeyFile) and passphrase is not None:
+        keys = file.unlock(passphrase).metadata
+    else:
+        raise ConfigurationError(f"repository.{name}: {getattr(settings, name)} is another key")
+    _compare_config(store, keys.worker, tell)
+    return keys
 
 
 def load_private_keys(
-    store: Store, settings: RepositorySettings, passphrase: Callable[[], str]
+    store: Store, settings: RepositorySettings, passphrase: Callable[[], str], *, tell: Tell | None = None
 ) -> PrivateKeys:
     """From `private_key_file`; `passphrase` is asked only when none is configured.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError, and ConfigUntrue without `tell`.
     """
-    config = read_config(store)
-    if isinstance(config, PlainConfig):
-        return _plain_keys(config, settings)
-    _read_private(config, settings)  # a wrong file is said before anyone types a passphrase
-    known = configured_passphrase(settings)
-    return _unlock(config, settings, passphrase() if known is None else known)
+    file = _key_file(settings, "private_key_file")
+    if file is None:
+        return _keys_by_config(store, "private_key_file")
+    if isinstance(file, NoKeyFile):
+        keys = file.keys()
+    elif isinstance(file, PrivateKeyFile):  # a wrong file is said before anyone types a passphrase
+        worker = file.worker_keys(b"")
+        _compare_config(store, worker, tell)
+        known = configured_passphrase(settings)
+        return file.unlock(passphrase() if known is None else known)
+    else:
+        raise ConfigurationError(f"repository.private_key_file: {settings.private_key_file} is another key")
+    _compare_config(store, keys.metadata.worker, tell)
+    return keys
 
 
 def configured_passphrase(
@@ -91,45 +110,33 @@ def configured_passphrase(
     return environ.get(PASSPHRASE) or None
 
 
-def _plain_keys(config: PlainConfig, settings: RepositorySettings) -> PrivateKeys:
-    for name in KEY_FILE_SETTINGS:
-        path: Path | None = getattr(settings, name)
-        if path is None:
-            continue
-        file = read_key_file(path, f"repository.{name}")
-        if not isinstance(file, NoKeyFile) or file.repository != config.id:
-            raise ConfigurationError(
-                f"the repository is not encrypted, but repository.{name} is a key file of another one: remove"
-                " the setting if that is meant; if it was encrypted before, someone has changed it"
-            )
-    return PrivateKeys.plain(config.id, config.hash_key)
-
-
-def _read(settings: RepositorySettings, name: str) -> KeyFile:
-    path = getattr(settings, name)
-    if path is None:
+def _key_file(settings: RepositorySettings, name: str) -> KeyFile | None:
+    """The key file of this setting, else any that says "no key"; None when no key file is configured."""
+    path: Path | None = getattr(settings, name)
+    if path is not None:
+        return read_key_file(path, f"repository.{name}")
+    others = [other for other in KEY_FILE_SETTINGS if getattr(settings, other) is not None]
+    for other in others:
+        if getattr(settings, other).exists():
+            file = read_key_file(getattr(settings, other), f"repository.{other}")
+            if isinstance(file, NoKeyFile):
+                return file
+    if others:
         raise ConfigurationError(f"repository.{name} is missing: the repository is encrypted")
-    return read_key_file(path, f"repository.{name}")
+    return None
 
 
-def _read_private(config: Config, settings: RepositorySettings) -> PrivateKeyFile:
-    file = _read(settings, "private_key_file")
-    if not isinstance(file, PrivateKeyFile):
-        raise ConfigurationError(f"repository.private_key_file: {settings.private_key_file} is another key")
-    _check_belongs(file, config, "private_key_file")
-    return file
+def _keys_by_config(store: Store, name: str) -> PrivateKeys:
+    config = read_config(store)
+    if isinstance(config, PlainConfig):
+        return PrivateKeys.plain(config.id, config.hash_key)
+    raise ConfigurationError(f"repository.{name} is missing: the repository is encrypted")
 
 
-def _unlock(config: Config, settings: RepositorySettings, passphrase: str) -> PrivateKeys:
-    return _read_private(config, settings).unlock(passphrase)
-
-
-def _check_belongs(file: PublicKeyFile | MetadataKeyFile | PrivateKeyFile, config: Config, name: str) -> None:
-    if isinstance(config, PlainConfig) or (
-        file.repository,
-        file.data_public_key,
-        file.metadata_public_key,
-    ) != (config.id, config.data_public_key, config.metadata_public_key):
-        raise ConfigurationError(
-            f"repository.{name} belongs to another repository than the one at repository.url"
-        )
+def _compare_config(store: Store, keys: WorkerKeys, tell: Tell | None) -> None:
+    try:
+        check_config(store, keys)
+    except ConfigUntrue as error:
+        if tell is None:
+            raise
+        tell(error)

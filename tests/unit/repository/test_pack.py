@@ -260,7 +260,7 @@ def test_a_frame_of_another_block_disk_run_or_repository_does_not_open(store: Me
     reader = FrameReader(ENCRYPTED, tail.name, tail.data_key)
     with pytest.raises(DamagedObject, match="seal is broken"):
         reader.open(4, int(entry["flags"]), entry["hash"].tobytes(), frame)
-    elsewhere = PrivateKeys.from_master("00000000-0000-0000-0000-000000000000", b"m" * 32)
+    elsewhere = PrivateKeys.from_masters("00000000-0000-0000-0000-000000000000", [b"m" * 32])
     for keys, name in (
         (ENCRYPTED, tail.name._replace(disk="other")),
         (ENCRYPTED, tail.name._replace(run="other")),
