@@ -24,6 +24,7 @@ from scheduler.commands import (
     init,
     points,
     recover_key,
+    repair_config,
     restore,
     resume,
     runs,
@@ -73,6 +74,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify.verify,
     "demo": demo.demo,
     "recover-key": recover_key.recover_key,
+    "repair-config": repair_config.repair_config_command,
     "version": version.version,
 }
 for _name, _command in _COMMANDS.items():

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from workers.errors import CbtfleetError
 from workers.settings import Settings, find_settings_file, load_settings
 
 ConfigOption = Annotated[
@@ -58,6 +59,11 @@ class Invocation:
 def note(text: str) -> None:
     """One line beside the result, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell(error: CbtfleetError) -> None:
+    """What is wrong and stops nothing: one line on stderr."""
+    note(f"cbtfleet: {error}")
 
 
 def end(code: int) -> NoReturn:

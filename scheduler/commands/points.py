@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, tell
 from scheduler.connections import open_repository
 from scheduler.terminal.tables import TextTable, size
 from workers.errors import CbtfleetError
@@ -28,7 +28,7 @@ def points(
 ) -> None:
     """List the restore points, oldest first."""
     invocation = Invocation.of(context, config, as_json)
-    with open_repository(invocation.settings()) as repository:
+    with open_repository(invocation.settings(), tell) as repository:
         found = points_of(repository, vm)
     invocation.answer({"points": [describe(point) for point in found]}, lambda console: _show(console, found))
 

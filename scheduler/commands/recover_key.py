@@ -8,10 +8,10 @@ from contextlib import closing
 
 import typer
 
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, tell
 from scheduler.terminal.passphrase import new_passphrase
-from workers.errors import ConfigurationError
-from workers.repository import open_store, read_config, recover_private_key
+from workers.errors import CbtfleetError, ConfigurationError
+from workers.repository import check_config, open_store, recover_private_key
 
 
 def recover_key(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -21,9 +21,12 @@ def recover_key(context: typer.Context, config: ConfigOption = None, as_json: Js
     path = settings.private_key_file
     if path is None:
         raise ConfigurationError("repository.private_key_file is missing: say where to write the key")
-    with closing(open_store(settings)) as store:
-        facts = read_config(store)
-    recover_private_key(_recovery_key(), facts, path, new_passphrase(settings))
+    keys = recover_private_key(_recovery_key(), path, new_passphrase(settings))
+    try:
+        with closing(open_store(settings)) as store:
+            check_config(store, keys)
+    except CbtfleetError as error:  # the key is right all the same: it says which repository's it is
+        tell(error)
     invocation.answer({"file": str(path)}, lambda console: console.print(f"Wrote {path}.", markup=False))
 
 

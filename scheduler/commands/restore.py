@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, tell
 from scheduler.connections import open_for_reading
 from scheduler.terminal.byte_bar import byte_bar
 from scheduler.terminal.tables import duration, size
@@ -36,7 +36,7 @@ def restore(
 ) -> None:
     """Restore a disk into a file. Needs the store and the private key: no Redis, no pool."""
     invocation = Invocation.of(context, config, as_json)
-    with open_for_reading(invocation.settings()) as (store, keys, repository):
+    with open_for_reading(invocation.settings(), tell) as (store, keys, repository):
         found = repository.find_point(point)
         if metadata:
             _restore_metadata(invocation, repository, found, vdi, to, force=force)

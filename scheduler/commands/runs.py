@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note, tell
 from scheduler.commands.results import RunSummary, summary
 from scheduler.connections import open_ledger, open_repository
 from scheduler.runs.facts import results, run_facts
@@ -32,7 +32,7 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """List the runs, oldest first: those that ended, from the repository, and those going on."""
     invocation = Invocation.of(context, config, as_json)
     settings = invocation.settings()
-    with open_repository(settings) as repository:
+    with open_repository(settings, tell) as repository:
         found = {result.run: summary(result) for result in results(repository, _not_listed)}
     for going_on in _live(settings):
         found.setdefault(going_on.run, going_on)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from scheduler.commands.backup import WaitEnded
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
+from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, tell
 from scheduler.commands.results import show_result
 from scheduler.commands.runs import NoSuchRun, find_run, one_of
 from scheduler.connections import open_ledger, open_repository
@@ -65,7 +65,7 @@ def status(
 def _kept(settings: Settings, run: str | None) -> RunResult | None:
     """The result of a run that the ledger does not know any more."""
     try:
-        with open_repository(settings) as repository:
+        with open_repository(settings, tell) as repository:
             found = None if run is None else one_of(sorted(repository.run_names()), run)
             return None if found is None else result_of(repository, found)
     except (NoSuchRun, RecordUnreadable):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end
+from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end, tell
 from scheduler.commands.restore import THREADS
 from scheduler.connections import open_for_reading
 from scheduler.terminal.byte_bar import byte_bar
@@ -38,7 +38,7 @@ def verify(
     def note(error: DamagedObject) -> None:
         unreadable.append(Damage(error.object, error.block, error.why))
 
-    with open_for_reading(invocation.settings()) as (store, keys, repository):
+    with open_for_reading(invocation.settings(), tell) as (store, keys, repository):
         chosen = list(_chosen(repository, points, note))
         with byte_bar("verifying", None if as_json else 0) as advance:
             found = verify_points(

@@ -23,7 +23,7 @@ from workers.repository import (
     Point,
     PrivateKeys,
     Repository,
-    read_config,
+    check_config,
     read_pack_tail,
     restore_disk,
 )
@@ -115,7 +115,7 @@ class Bucket:
     def readings(self) -> dict[str, Callable[[Store], object]]:
         """Each thing that is read of a repository, by a name of its own."""
         found: dict[str, Callable[[Store], object]] = {
-            "config": lambda store: read_config(store).format,
+            "config": lambda store: check_config(store, self.keys.metadata.worker),
             "the list of points": self._listed,
             "run names": lambda store: sorted(self._open(store).run_names()),
             "the open record": lambda store: self._open(store).open_record(OPEN),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -33,44 +34,68 @@ def unzstd(data: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(data)
 
 
-def crockford(text: str) -> bytes:
-    digits = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-    number = 0
+def recovery_key(text: str) -> tuple[str, int, bytes]:
+    """The repository's id, the generation, its master secret."""
+    digits, number = "0123456789ABCDEFGHJKMNPQRSTVWXYZ", 0
     for digit in text.replace("-", ""):
         number = number * 32 + digits.index(digit)
-    return number.to_bytes(35)[:32]
+    if len(text.replace("-", "")) != 84 or number % 16:
+        raise ValueError("not a recovery key")
+    data = (number // 16).to_bytes(52)
+    if data[49:] != blake3.blake3(b"cbtfleet recovery key" + data[:49]).digest(length=3):
+        raise ValueError("checksum")
+    return str(uuid.UUID(bytes=data[:16])), data[16], data[17:49]
 
 
 class Reader:
-    """Section 3 of the page: config and keys."""
+    """Section 3 of the page: keys. `config` is asked only when there is no key file and no recovery key."""
 
     def __init__(
-        self, folder: Path, private_key: Path | None, passphrase: str = "", recovery_key: str | None = None
+        self, folder: Path, private_key: Path | None, passphrase: str = "", recovery: str | None = None
     ) -> None:
-        self.folder = folder
-        config = json.loads(self.object("config"))
-        self.id, self.encrypted = config["id"], config["encrypted"]
-        if not self.encrypted:
+        self.folder, self.encrypted = folder, True
+        if recovery is not None:
+            self.id, generation, master = recovery_key(recovery)
+            masters = self.masters_before(generation, master)
+        elif private_key is None:
+            config = json.loads(self.object("config"))
+            self.id, self.encrypted = config["id"], config["encrypted"]
             self.hash_key = base64.b64decode(config["hash_key"])
             return
-        master = crockford(recovery_key) if recovery_key else self.unlock(private_key, passphrase)
-        self.hash_key = hkdf(master, b"cbtfleet 1 block hash")
-        self.data_key = X25519PrivateKey.from_private_bytes(hkdf(master, b"cbtfleet 1 data key"))
-        metadata = hkdf(master, b"cbtfleet 1 metadata")
+        else:
+            file = json.loads(private_key.read_text())
+            self.id = file["repository"]
+            if file["format"] == "cbtfleet no key":
+                self.encrypted, self.hash_key = False, base64.b64decode(file["hash_key"])
+                return
+            masters = self.unlock(file, passphrase)
+        self.hash_key = hkdf(masters[0], b"cbtfleet 1 block hash")
+        self.data_keys = [
+            X25519PrivateKey.from_private_bytes(hkdf(master, b"cbtfleet 1 data key")) for master in masters
+        ]
+        metadata = hkdf(masters[0], b"cbtfleet 1 metadata")
         self.metadata_key = X25519PrivateKey.from_private_bytes(hkdf(metadata, b"cbtfleet 1 metadata key"))
         self.seal_key = hkdf(metadata, b"cbtfleet 1 metadata seal")
-        for name, key in (("data", self.data_key), ("metadata", self.metadata_key)):
-            if key.public_key().public_bytes_raw() != base64.b64decode(config[f"{name}_public_key"]):
-                raise ValueError("the key is another repository's")
 
-    def unlock(self, path: Path | None, passphrase: str) -> bytes:
-        assert path is not None
-        file = json.loads(path.read_text())
-        binary = {name: base64.b64decode(value) for name, value in file.items() if isinstance(value, str)
-                  and name in ("salt", "sealed", "data_public_key", "metadata_public_key")}  # fmt: skip
-        key = Scrypt(binary["salt"], 32, 1 << file["log_n"], file["r"], file["p"]).derive(passphrase.encode())
-        public = binary["data_public_key"].hex(), binary["metadata_public_key"].hex()
-        return AESGCM(key).decrypt(bytes(12), binary["sealed"], self.binding("private key", *public))
+    def unlock(self, file: dict[str, Any], passphrase: str) -> list[bytes]:
+        salt, sealed = base64.b64decode(file["salt"]), base64.b64decode(file["sealed"])
+        if file["log_n"] > 20 or file["r"] > 16 or file["p"] > 16:
+            raise ValueError("too costly")
+        key = Scrypt(salt, 32, 1 << file["log_n"], file["r"], file["p"]).derive(passphrase.encode())
+        place = self.binding("private key", file["generation"])
+        masters = AESGCM(key).decrypt(bytes(12), sealed, place)
+        if len(masters) != 32 * (file["generation"] + 1):
+            raise ValueError("another number of generations")
+        return [masters[start : start + 32] for start in range(0, len(masters), 32)]
+
+    def masters_before(self, generation: int, master: bytes) -> list[bytes]:
+        """All master secrets, oldest first, from the newest."""
+        masters = [master]
+        for number in range(generation, 0, -1):
+            previous = base64.b64decode(json.loads(self.object(f"keys/{number:04d}"))["previous"])
+            cipher = AESGCM(hkdf(masters[0], b"cbtfleet 1 previous"))
+            masters.insert(0, cipher.decrypt(bytes(12), previous, self.binding("previous", number)))
+        return masters
 
     def object(self, key: str) -> bytes:
         return (self.folder / key).read_bytes()
@@ -159,7 +184,7 @@ class Reader:
                 continue
             text = self.object(key)[offset : offset + length]
             if self.encrypted:
-                data_key = HPKE.decrypt(wrapped, self.data_key, self.binding("data key", vdi, run, batch))
+                data_key = HPKE.decrypt(wrapped, self.data_keys[0], self.binding("data key", vdi, run, batch))
                 associated = self.binding("frame", vdi, run) + b"\0" + struct.pack("<Q", block)
                 text = AESGCM(data_key).decrypt(block.to_bytes(12, "little"), text, associated)
             plain = unzstd(text) if kind == 1 else text

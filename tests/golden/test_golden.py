@@ -19,7 +19,6 @@ from workers.repository import (
     load_private_keys,
     load_worker_keys,
     open_store,
-    read_config,
     recover_private_key,
     restore_disk,
     verify_points,
@@ -55,7 +54,8 @@ def keys(store: Store, settings: RepositorySettings) -> PrivateKeys:
 
 
 def reader_of(kind: str) -> Reader:
-    return Reader(GOLDEN / kind, GOLDEN / "keys" / "private.json", EXPECTED["passphrase"])
+    private = GOLDEN / "keys" / "private.json" if kind == "encrypted" else None
+    return Reader(GOLDEN / kind, private, EXPECTED["passphrase"])
 
 
 def test_every_disk_of_every_point_is_restored(
@@ -95,7 +95,7 @@ def test_the_recovery_key_still_works(tmp_path: Path) -> None:
     settings = RepositorySettings(url=url, private_key_file=tmp_path / "recovered")
     store = open_store(settings)
     recovery_key = EXPECTED["encrypted"]["recovery_key"]
-    recover_private_key(recovery_key, read_config(store), tmp_path / "recovered", "new", scrypt_log_n=10)
+    recover_private_key(recovery_key, tmp_path / "recovered", "new", scrypt_log_n=10)
     recovered = load_private_keys(store, settings, lambda: "new")
     before = settings.model_copy(update={"private_key_file": GOLDEN / "keys" / "private.json"})
     assert recovered == load_private_keys(store, before, lambda: EXPECTED["passphrase"])
@@ -110,7 +110,7 @@ def test_a_reader_made_from_the_page_alone_restores_every_disk(kind: str) -> Non
 
 def test_that_reader_works_with_the_recovery_key() -> None:
     expected = EXPECTED["encrypted"]
-    reader = Reader(GOLDEN / "encrypted", None, recovery_key=expected["recovery_key"])
+    reader = Reader(GOLDEN / "encrypted", None, recovery=expected["recovery_key"])
     disk = expected["disks"][0]
     assert hashlib.sha256(reader.restore(disk["point"], disk["vdi"])).hexdigest() == disk["sha256"]
 

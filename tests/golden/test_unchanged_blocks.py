@@ -60,7 +60,8 @@ def test_a_reader_made_from_the_page_alone_reads_a_re_baseline(kind: str, tmp_pa
     keys = load_private_keys(store, settings, lambda: "golden")
     machine = Built(store, keys, 700 * BLOCK_SIZE - 5)  # type: ignore[arg-type]
     made = machine.build()
-    reader = Reader(tmp_path / "store", tmp_path / "private.json", "golden")
+    private = tmp_path / "private.json" if kind == "encrypted" else None
+    reader = Reader(tmp_path / "store", private, "golden")
     for point, content in made:
         assert reader.restore(point.id, DISK) == content
     kinds: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import stat
 from contextlib import closing
@@ -33,7 +34,7 @@ def test_init_prints_what_is_needed_once(cbtfleet: CommandLine, monkeypatch: pyt
     monkeypatch.setenv("CBTFLEET_PASSPHRASE", PASSPHRASE)
     created = cbtfleet.json("init")
     assert created.keys() == {"repository", "recovery_key", "files"}
-    assert created["recovery_key"].count("-") == 13
+    assert created["recovery_key"].count("-") == 20
     for name in created["files"]:
         assert stat.S_IMODE(Path(name).stat().st_mode) == 0o600
     again = cbtfleet("init")
@@ -238,6 +239,27 @@ def test_recover_key(cbtfleet: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp
     assert cbtfleet.json("recover-key") == {"file": str(private)}
     cbtfleet.json("restore", point.id, "--to", str(tmp_path / "disk.img"))
     assert (tmp_path / "disk.img").read_bytes() == content
+
+
+def test_a_lost_config_stops_no_restore_and_is_put_back(initialised: CommandLine, tmp_path: Path) -> None:
+    point, content = back_up(initialised)
+    lost = initialised.folder / "store" / "config"
+    before = json.loads(lost.read_text())
+    lost.unlink()
+    listed = initialised("points")
+    assert listed.code == 0
+    assert point.id in listed.out
+    assert "repair-config" in listed.err
+    initialised.json("restore", point.id, "--to", str(tmp_path / "disk.img"))
+    assert (tmp_path / "disk.img").read_bytes() == content
+    refused = initialised("forget", point.id, "--dry-run")
+    assert refused.code == 2
+    assert "repair-config" in refused.said
+    repository = before["id"]
+    assert initialised.json("repair-config") == {"repository": repository, "repaired": True}
+    assert initialised.json("repair-config") == {"repository": repository, "repaired": False}
+    assert json.loads(lost.read_text()) | {"created": ""} == before | {"created": ""}
+    assert "repair-config" not in initialised("points").err
 
 
 def test_the_vms_metadata_are_shown_and_written(initialised: CommandLine) -> None:

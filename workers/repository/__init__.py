@@ -1,7 +1,7 @@
 """Both planes' library. The repository: what is stored, byte for byte (docs/format.md), and its stores."""
 
 from workers.repository.config import Config, check_config, read_config
-from workers.repository.create import Created, create_repository, recover_private_key, repair_config
+from workers.repository.create import Created, create_repository
 from workers.repository.durable_files import FileNotWritten, TargetExists, write_file
 from workers.repository.errors import (
     AlreadyWritten,
@@ -21,6 +21,7 @@ from workers.repository.index import PackTail, read_pack_index, read_pack_tail
 from workers.repository.keys import MetadataKeys, PrivateKeys, WorkerKeys
 from workers.repository.known_hashes import KnownHashes
 from workers.repository.load_keys import (
+    Tell,
     configured_passphrase,
     load_metadata_keys,
     load_private_keys,
@@ -36,6 +37,7 @@ from workers.repository.orders import OrderNotSigned, check_order, sign_order
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata
+from workers.repository.repair import recover_private_key, repair_config
 from workers.repository.repository import MAX_VM_METADATA, Repository, StoredBatches
 from workers.repository.restore import Restored, restore_disk
 from workers.repository.segment import BlockMap, PackTable, read_pack_table, read_segment
@@ -109,6 +111,7 @@ __all__ = [
     "StoreUnavailable",
     "StoredBatches",
     "TargetExists",
+    "Tell",
     "Verified",
     "VmMetadata",
     "WorkerKeys",

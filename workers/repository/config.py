@@ -133,8 +133,8 @@ def check_config(store: Store, keys: WorkerKeys) -> None:
     except RepositoryMissing as error:
         if isinstance(error.__cause__, ObjectMissing):
             raise ConfigUntrue(
-                f"`config` of repository {keys.repository} is not at repository.url: check the address, and that"
-                " the folder is mounted; if it was lost, `cbtfleet repair-config` puts it back"
+                f"`config` of repository {keys.repository} is not at repository.url: check the address, and"
+                " that the folder is mounted; if it was lost, `cbtfleet repair-config` puts it back"
             ) from error
         raise ConfigUntrue(f"`config` is not believed: {error}") from error
     except DamagedObject as error:

@@ -1,18 +1,16 @@
-"""Creating a repository and its key files; making again what was lost of them: `config`, the private key."""
+"""Creating a repository and its key files."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from workers.errors import CbtfleetError, ConfigurationError
-from workers.repository.config import check_config, encode_config, new_config
+from workers.repository.config import encode_config, new_config
 from workers.repository.durable_files import make_folder
-from workers.repository.envelope import open_object
-from workers.repository.errors import ConfigUntrue, DamagedObject, RepositoryExists
+from workers.repository.errors import RepositoryExists
 from workers.repository.key_files import (
     SCRYPT_LOG_N,
     KeyFile,
@@ -22,15 +20,11 @@ from workers.repository.key_files import (
     public_key_file,
     write_key_file,
 )
-from workers.repository.keys import SECRET_SIZE, MetadataKeys, PrivateKeys, WorkerKeys, metadata_secret_of
-from workers.repository.limits import JSON, get_within
+from workers.repository.keys import SECRET_SIZE, PrivateKeys, WorkerKeys, metadata_secret_of
 from workers.repository.naming import CONFIG_KEY
-from workers.repository.recovery_key import RecoveryKey, decode_recovery_key, encode_recovery_key
+from workers.repository.recovery_key import RecoveryKey, encode_recovery_key
 from workers.repository.store import ObjectExists, ObjectMissing, Store, honours_put_if_absent
 from workers.settings import RepositorySettings
-
-_TRIED = 16
-"""Objects that `repair_config` tries to open: a few may be damaged or planted."""
 
 KEY_FILE_SETTINGS = ("public_key_file", "metadata_key_file", "private_key_file")
 
@@ -86,7 +80,7 @@ def create_repository(
             make_folder(path.parent, mode=0o700)
             write_key_file(path, file)
             written.append(path)
-        _put_config(store, worker)
+        put_config(store, worker)
     except (CbtfleetError, OSError) as error:
         for path in written:
             path.unlink(missing_ok=True)
@@ -94,54 +88,6 @@ def create_repository(
             raise ConfigurationError(f"cannot create the key files: {error.strerror}") from error
         raise
     return Created(repository, recovery_key, paths)
-
-
-def recover_private_key(
-    recovery_key: str, path: Path, passphrase: str, *, scrypt_log_n: int = SCRYPT_LOG_N
-) -> WorkerKeys:
-    """Writes the private key file anew, from the recovery key alone; returns the public part of its keys.
-
-    Raises ConfigurationError when the recovery key is mistyped, or the file exists.
-    """
-    key = decode_recovery_key(recovery_key)
-    if key.generation:
-        raise ConfigurationError("this recovery key is of a later generation than this program knows")
-    worker = PrivateKeys.from_masters(key.repository, [key.master]).metadata.worker
-    write_key_file(path, private_key_file(worker, [key.master], passphrase, log_n=scrypt_log_n))
-    return worker
-
-
-def repair_config(store: Store, keys: MetadataKeys, *, empty: bool = False) -> bool:
-    """Puts `config` back as the keys say; False when it was right already.
-
-    Something in the store must open with these keys, so that a wrong address or a folder that is not mounted
-    does not become a repository; `empty` says that there is nothing yet. Raises ConfigUntrue otherwise.
-    """
-    try:
-        check_config(store, keys.worker)
-        return False
-    except ConfigUntrue:
-        pass
-    if not empty and not _holds_ours(store, keys):
-        raise ConfigUntrue(
-            f"nothing at repository.url opens with the keys of repository {keys.repository}: check the address,"
-            " and that the folder is mounted; for a repository without any run yet, say --empty"
-        )
-    store.delete(CONFIG_KEY)
-    _put_config(store, keys.worker)
-    return True
-
-
-def _holds_ours(store: Store, keys: MetadataKeys) -> bool:
-    """Whether one of the first few records or points is sealed with these keys."""
-    for prefix in ("runs/", "points/"):
-        for info in islice(store.list(prefix), _TRIED):
-            try:
-                open_object(keys, info.key, get_within(store, info.key, JSON.stored), JSON.sections)
-            except (DamagedObject, ObjectMissing):
-                continue
-            return True
-    return False
 
 
 def _key_file_paths(settings: RepositorySettings, encrypted: bool) -> tuple[Path, ...]:
@@ -173,8 +119,8 @@ def _check_store(store: Store) -> None:
     for prefix in ("packs/", "segments/", "points/", "runs/"):
         for info in store.list(prefix):
             raise RepositoryExists(
-                f"there is no `config` at this place, but {info.key}: a repository was here; nothing was changed."
-                " `cbtfleet repair-config` puts `config` back with its key files"
+                f"there is no `config` at this place, but {info.key}: a repository was here; nothing was"
+                " changed. `cbtfleet repair-config` puts `config` back with its key files"
             )
     if not honours_put_if_absent(store):
         raise ConfigurationError(
@@ -182,7 +128,8 @@ def _check_store(store: Store) -> None:
         )
 
 
-def _put_config(store: Store, keys: WorkerKeys) -> None:
+def put_config(store: Store, keys: WorkerKeys) -> None:
+    """Raises RepositoryExists when there is one."""
     try:
         store.put_if_absent(CONFIG_KEY, encode_config(new_config(keys)))
     except ObjectExists as error:

@@ -13,10 +13,18 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from workers.errors import ConfigurationError
 from workers.repository.config import KeyBytes, RepositoryId, base64_bytes, binary
@@ -94,11 +102,12 @@ class PrivateKeyFile(_File):
     salt: Annotated[bytes, *binary(16)]
     sealed: Annotated[bytes, *base64_bytes()]
 
-    @model_validator(mode="after")
-    def _one_secret_a_generation(self) -> Self:
-        if len(self.sealed) != SECRET_SIZE * (self.generation + 1) + TAG_SIZE:
-            raise ValueError("sealed has another size than its generations need")
-        return self
+    @field_validator("sealed")
+    @classmethod
+    def _one_secret_a_generation(cls, sealed: bytes, info: ValidationInfo) -> bytes:
+        if len(sealed) != SECRET_SIZE * (info.data.get("generation", 0) + 1) + TAG_SIZE:
+            raise ValueError("it has another size than its generations need")
+        return sealed
 
     def masters(self, passphrase: str) -> list[bytes]:
         """The master secrets by generation. Raises ConfigurationError when the passphrase is wrong."""
@@ -153,7 +162,7 @@ def metadata_key_file(keys: WorkerKeys, metadata_secret: bytes) -> MetadataKeyFi
 def private_key_file(
     keys: WorkerKeys, masters: Sequence[bytes], passphrase: str, *, log_n: int = SCRYPT_LOG_N
 ) -> PrivateKeyFile:
-    """The master secrets, by generation, under a passphrase. Raises ConfigurationError when the passphrase is empty."""
+    """The master secrets, by generation, under a passphrase. Raises ConfigurationError when that is empty."""
     if not passphrase:
         raise ConfigurationError("the passphrase of the private key must not be empty")
     facts = _public_facts(keys) | {"log_n": log_n, "r": 8, "p": 1}
@@ -179,6 +188,11 @@ def read_key_file(path: Path, setting: str) -> KeyFile:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"{setting}: cannot read {path}: there is no such file; copy it from where `cbtfleet init` wrote it,"
+            " or create the repository with `cbtfleet init`"
+        ) from error
     except OSError as error:
         raise ConfigurationError(f"{setting}: cannot read {path}: {error.strerror}") from error
     if len(data) > _MAX_FILE:

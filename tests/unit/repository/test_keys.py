@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.key_ring import (
+    FILES,
+    LOADERS,
+    PASSPHRASE,
+    QUICK,
+    Load,
+    Made,
+    key_settings,
+    make,
+    no_passphrase,
+)
 from tests.repository_machine import MemoryStore
 from workers.errors import ConfigurationError
 from workers.repository import (
-    Created,
+    ConfigUntrue,
     DamagedObject,
-    PrivateKeys,
     RepositoryExists,
     RepositoryMissing,
     create_repository,
@@ -27,46 +35,9 @@ from workers.repository import (
     recover_private_key,
 )
 from workers.repository.keys import public_of
-from workers.repository.recovery_key import decode_recovery_key, encode_recovery_key
+from workers.repository.recovery_key import RecoveryKey, decode_recovery_key, encode_recovery_key
 from workers.repository.store import Buffer
 from workers.settings import RepositorySettings
-
-PASSPHRASE = "correct horse"
-QUICK = 10
-"""log_n of scrypt in tests: a millisecond, not a third of a second."""
-
-FILES = ("public_key_file", "metadata_key_file", "private_key_file")
-
-
-def key_settings(folder: Path, **changes: Path | None) -> RepositorySettings:
-    paths: dict[str, Path | None] = {name: folder / f"{name}.json" for name in FILES}
-    return RepositorySettings.model_validate({"url": "file:///unused", **paths, **changes})
-
-
-def no_passphrase() -> str:
-    raise AssertionError("asked for a passphrase")
-
-
-@dataclass
-class Made:
-    store: MemoryStore
-    settings: RepositorySettings
-    created: Created
-
-    @property
-    def recovery_key(self) -> str:
-        assert self.created.recovery_key is not None
-        return self.created.recovery_key
-
-    def private(self, passphrase: str = PASSPHRASE) -> PrivateKeys:
-        return load_private_keys(self.store, self.settings, lambda: passphrase)
-
-
-def make(folder: Path) -> Made:
-    folder.mkdir(exist_ok=True)
-    store, chosen = MemoryStore(), key_settings(folder)
-    made = create_repository(store, chosen, encrypted=True, passphrase=PASSPHRASE, scrypt_log_n=QUICK)
-    return Made(store, chosen, made)
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +61,13 @@ def test_each_holder_gets_the_keys_that_are_meant_for_him(made: Made) -> None:
     assert load_worker_keys(made.store, made.settings) == private.metadata.worker
     assert load_metadata_keys(made.store, made.settings) == private.metadata
     assert private.repository == made.created.repository_id == read_config(made.store).id
-    assert public_of(private.private_key) == private.metadata.worker.data_public_key
+    assert public_of(private.data_keys[0]) == private.metadata.worker.data_public_key
 
 
 def test_files_hold_no_more_than_their_holder_may_know(made: Made) -> None:
     members = {name: set(json.loads(getattr(made.settings, name).read_text())) for name in FILES}
-    public = {"format", "version", "repository", "data_public_key", "metadata_public_key"}
+    public = {"format", "version", "repository", "generation"}
+    public |= {"data_public_key", "metadata_public_key", "order_public_key"}
     assert members["public_key_file"] == public | {"hash_key"}
     assert members["metadata_key_file"] == public | {"hash_key", "metadata_secret"}
     assert members["private_key_file"] == public | {"kdf", "log_n", "r", "p", "salt", "sealed"}
@@ -109,8 +81,9 @@ def test_production_files_are_stretched_for_long(tmp_path: Path) -> None:
 
 def test_no_secret_shows_in_a_repr(made: Made) -> None:
     private = made.private()
-    secrets = {private.private_key, private.metadata.private_key, private.metadata.seal_key}
-    secrets |= {private.metadata.worker.hash_key, decode_recovery_key(made.recovery_key)}
+    secrets = {*private.data_keys, private.metadata.private_key, private.metadata.seal_key}
+    secrets |= {private.metadata.order_key}
+    secrets |= {private.metadata.worker.hash_key, decode_recovery_key(made.recovery_key).master}
     shown = repr(private) + repr(made.created)
     for secret in secrets:
         assert repr(secret)[2:-1] not in shown
@@ -240,18 +213,10 @@ def test_keys_of_the_wrong_kind_are_refused_before_a_passphrase_is_asked(made: M
         load_private_keys(made.store, wrong, no_passphrase)
 
 
-Load = Callable[[MemoryStore, RepositorySettings], object]
-LOADERS: list[Load] = [
-    load_worker_keys,
-    load_metadata_keys,
-    lambda store, chosen: load_private_keys(store, chosen, lambda: PASSPHRASE),
-]
-
-
 @pytest.mark.parametrize("load", LOADERS, ids=["worker", "metadata", "private"])
 def test_keys_of_another_repository_are_refused(made: Made, tmp_path: Path, load: Load) -> None:
     other = make(tmp_path / "other")
-    with pytest.raises(ConfigurationError, match="another repository"):
+    with pytest.raises(ConfigUntrue, match="another repository"):
         load(made.store, other.settings)
 
 
@@ -260,7 +225,7 @@ def test_a_bucket_that_says_it_is_no_longer_encrypted_is_refused(made: Made, loa
     """Whoever can write to the bucket must not be able to make workers write in the clear."""
     plain = MemoryStore()
     create_repository(plain, RepositorySettings(url="file:///unused"), encrypted=False, passphrase=None)
-    with pytest.raises(ConfigurationError, match=r"not encrypted, but repository\.public_key_file is a key"):
+    with pytest.raises(ConfigUntrue, match="someone has changed it"):
         load(plain, made.settings)
 
 
@@ -282,7 +247,7 @@ def test_configured_key_files_of_an_unencrypted_repository_say_so(tmp_path: Path
     assert load_private_keys(store, chosen, no_passphrase).metadata == load_metadata_keys(store, chosen)
     other = MemoryStore()
     create_repository(other, RepositorySettings(url="file:///unused"), encrypted=False, passphrase=None)
-    with pytest.raises(ConfigurationError, match="someone has changed it"):
+    with pytest.raises(ConfigUntrue, match="someone has changed it"):
         load_worker_keys(other, chosen)
 
 
@@ -292,7 +257,7 @@ def test_an_encrypted_repository_is_not_opened_with_a_file_that_says_no_key(
     chosen = key_settings(tmp_path / "plain")
     create_repository(MemoryStore(), chosen, encrypted=False, passphrase=None)
     for load in LOADERS:
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ConfigUntrue):
             load(made.store, chosen)
 
 
@@ -331,36 +296,33 @@ def test_a_metadata_key_file_that_contradicts_itself_is_refused(made: Made) -> N
         load_metadata_keys(made.store, made.settings)
 
 
-def test_the_recovery_key_makes_a_new_private_key_file(made: Made, tmp_path: Path) -> None:
+def test_the_recovery_key_makes_a_new_private_key_file(made: Made) -> None:
     before = made.private()
     assert made.settings.private_key_file is not None
     made.settings.private_key_file.unlink()
     typed = made.recovery_key.lower().replace("0", "o").replace("1", "l").replace("-", " ")
-    config, path = read_config(made.store), made.settings.private_key_file
-    recover_private_key(typed, config, path, "new one", scrypt_log_n=QUICK)
+    path = made.settings.private_key_file
+    public = recover_private_key(typed, path, "new one", scrypt_log_n=QUICK)
+    assert public == before.metadata.worker
     assert made.private("new one") == before
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(ConfigurationError, match="exists already"):
-        recover_private_key(made.recovery_key, config, path, "again", scrypt_log_n=QUICK)
-    other = make(tmp_path / "other")
-    with pytest.raises(ConfigurationError, match="another repository's"):
-        recover_private_key(made.recovery_key, read_config(other.store), tmp_path / "new", "x")
-    assert not (tmp_path / "new").exists()
+        recover_private_key(made.recovery_key, path, "again", scrypt_log_n=QUICK)
 
 
 def test_every_mistyped_character_of_a_recovery_key_is_noticed() -> None:
-    master = bytes(range(32))
-    text = encode_recovery_key(master)
-    assert decode_recovery_key(text) == master
-    assert len(text.split("-")) == 14
+    key = RecoveryKey("6a1f3c0e-7f52-4d11-9d3c-0f8a5b2c7e41", 3, bytes(range(32)))
+    text = encode_recovery_key(key)
+    assert decode_recovery_key(text) == key
+    assert [len(group) for group in text.split("-")] == [4] * 21
     for position, digit in enumerate(text):
         if digit != "-":
             for other in {"0", "Z", "7"} - {digit}:
                 with pytest.raises(ConfigurationError, match="mistyped"):
                     decode_recovery_key(text[:position] + other + text[position + 1 :])
     for wrong, why in (
-        (text[:-1], "has 55"),
-        (text + "A", "has 57"),
+        (text[:-1], "has 83"),
+        (text + "A", "has 85"),
         ("U" + text[1:], "no U"),
         ("", "has 0"),
     ):
