@@ -36,7 +36,7 @@ password = "s3cret-pool"
         (["backup", "--pool", "lab", "--vm", "web"], 'no pool "lab" in the configuration'),
         (["backup", "--policy", "nightly"], 'no policy "nightly" in the configuration'),
         (["backup", "--policy", "nightly", "--vm", "web"], "either --policy or --vm"),
-        (["points"], "no repository"),
+        (["points"], "cbtfleet init"),
     ],
 )
 def test_wrong_usage_and_configuration(cbtfleet: CommandLine, arguments: list[str], said: str) -> None:

@@ -190,8 +190,8 @@ def read_key_file(path: Path, setting: str) -> KeyFile:
             data = file.read(_MAX_FILE + 1)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"{setting}: cannot read {path}: there is no such file; copy it from where `cbtfleet init` wrote it,"
-            " or create the repository with `cbtfleet init`"
+            f"{setting}: cannot read {path}: no such file; copy it from where `cbtfleet init` wrote it, or"
+            " create the repository with `cbtfleet init`"
         ) from error
     except OSError as error:
         raise ConfigurationError(f"{setting}: cannot read {path}: {error.strerror}") from error

@@ -177,11 +177,11 @@ def test_worker_keys_cannot_open_what_they_sealed(store: MemoryStore) -> None:
     frame = pack.data[int(entry["offset"]) : int(entry["offset"] + entry["length"])]
     for key in secrets:
         with pytest.raises(DamagedObject):
-            read_pack_index(store, ObjectInfo(pack.key, len(pack.data)), MetadataKeys(worker, key, key))
+            read_pack_index(store, ObjectInfo(pack.key, len(pack.data)), MetadataKeys(worker, key, key, key))
         with pytest.raises(WrongKey):
             unwrap(tail.data_key, key, b"")
         with pytest.raises(DamagedObject):
-            FrameReader(PrivateKeys(MetadataKeys(worker, key, key), key), tail.name, tail.data_key)
+            FrameReader(PrivateKeys(MetadataKeys(worker, key, key, key), (key,)), tail.name, tail.data_key)
         with pytest.raises(SealBroken):
             unseal(key, 3, frame, b"")
 
@@ -192,7 +192,7 @@ def test_metadata_keys_read_the_index_and_no_frame(store: MemoryStore) -> None:
     tail = read_pack_tail(store, stored(store, pack), metadata)
     for key in (metadata.private_key, metadata.seal_key):
         with pytest.raises(DamagedObject, match="does not open"):
-            FrameReader(PrivateKeys(metadata, key), tail.name, tail.data_key)
+            FrameReader(PrivateKeys(metadata, (key,)), tail.name, tail.data_key)
 
 
 def test_no_plain_byte_is_in_an_encrypted_pack(store: MemoryStore) -> None:

@@ -162,7 +162,7 @@ def test_a_worker_cannot_forge_or_read_a_point(store: MemoryStore) -> None:
     worker = ENCRYPTED.metadata.worker
     key = f"points/{VM}/20261122T000100Z-0123456789ab"
     for guess in (worker.hash_key, worker.data_public_key, worker.metadata_public_key):
-        store.objects[key] = seal_object(MetadataKeys(worker, guess, guess), key, [b"{}"])
+        store.objects[key] = seal_object(MetadataKeys(worker, guess, guess, guess), key, [b"{}"])
         with pytest.raises(DamagedObject, match="seal is broken"):
             list(Repository.open(store, ENCRYPTED).points())
     store.objects[key] = seal_object(PLAIN.metadata, key, [b"{}"])
