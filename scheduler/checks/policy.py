@@ -74,7 +74,9 @@ def check_overdue(
 ) -> list[Check]:
     """VMs without a point since `due`, the worst first. `began`: that run was begun."""
     subject = policy_subject(name)
-    newest = {each.vm.uuid: points[each.vm.uuid][-1].time for each in chosen if points.get(each.vm.uuid)}
+    newest = {
+        each.vm.uuid: points[each.vm.uuid][-1].made or now for each in chosen if points.get(each.vm.uuid)
+    }
     if not chosen or policy.slots is None:
         never = sum(each.vm.uuid not in newest for each in chosen)
         said = f"{counted(never, 'VM')} without any restore point; without a schedule none is overdue"

@@ -42,7 +42,7 @@ def decide_by_policy(
             if vm in at_work:
                 decision = replace(decision, kept_by=(*decision.kept_by, AT_WORK))
             decisions.append(decision)
-    return sorted(decisions, key=lambda decision: (decision.point.time, decision.point.vm_uuid))
+    return sorted(decisions, key=lambda decision: decision.point.order)
 
 
 def find_named(repository: Repository, names: Iterable[str], *, even_last: bool) -> list[Point]:
@@ -65,7 +65,7 @@ def find_named(repository: Repository, names: Iterable[str], *, even_last: bool)
 
 def forget(repository: Repository, points: Sequence[Point]) -> None:
     """Forgets them, oldest first."""
-    for point in sorted(points, key=lambda point: point.time):
+    for point in sorted(points, key=lambda point: point.order):
         repository.forget(point)
         log.info('VM "%s": restore point %s of %s is forgotten', point.vm, point.id, point.time)
 
@@ -90,7 +90,7 @@ def _by_vm(repository: Repository, vms: Collection[str] | None) -> dict[str, lis
 def _check_not_last(repository: Repository, point: Point) -> None:
     newer: set[str] = set()
     for other in repository.points(point.vm_uuid, on_damage=lambda error: None):
-        if (other.time, other.id) > (point.time, point.id):
+        if other.order > point.order:
             newer.update(disk.vdi for disk in other.disks)
     for disk in point.disks:
         if disk.vdi not in newer:

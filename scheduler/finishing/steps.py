@@ -127,6 +127,7 @@ def _commit(
         policy=request.policy,
         disks=tuple(committed),
         metadata=planned.facts.metadata,
+        previous=planned.facts.previous,
     )
     try:
         with_retries(partial(context.repository.commit_point, point))

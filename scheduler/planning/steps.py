@@ -158,8 +158,11 @@ class _VmPlanner:
                 lambda: self._take_snapshot(vm_ref, drives, trouble),
             )
             present = {disk.live_uuid for disk in snapshot.disks}
-            self._vm.facts = replace(self._vm.facts, snapshot=snapshot.uuid, time=snapshot.time)
-            keep_vm_metadata(self._context, self._session, self._vm, snapshot.time)
+            previous = self._context.repository.newest_run(self._vm_uuid)
+            self._vm.facts = replace(
+                self._vm.facts, snapshot=snapshot.uuid, time=snapshot.time, previous=previous
+            )
+            keep_vm_metadata(self._context, self._session, self._vm)
             for disk in _each_once(snapshot.disks):
                 # one without a live disk was deleted while it was snapshotted
                 if not disk.live_ref or disk.live_ref in self._left_out:

@@ -22,14 +22,11 @@ DEADLINE = 60.0
 """Seconds. XAPI writes some records: it takes a moment, or something is wrong."""
 
 
-def keep_vm_metadata(context: ControlContext, session: Session, vm: VmInHand, time: str) -> None:
-    """Puts `metadata` into the VM's facts, or a line into their `warnings`: nothing fails without it.
-
-    `time` is the restore point's.
-    """
+def keep_vm_metadata(context: ControlContext, session: Session, vm: VmInHand) -> None:
+    """Puts `metadata` into the VM's facts, or a line into their `warnings`: nothing fails without it."""
     try:
         data = session.download(f"/export_metadata?uuid={vm.uuid}", limit=MAX_VM_METADATA, deadline=DEADLINE)
-        metadata = context.repository.keep_vm_metadata(vm.run, vm.uuid, time, data)
+        metadata = context.repository.keep_vm_metadata(vm.run, vm.uuid, data)
         vm.facts = replace(vm.facts, metadata=metadata)
     except NotServed as error:
         _say_once(f"{error}; restore points are made without VM metadata")

@@ -31,7 +31,7 @@ def decide(points: Iterable[Point], policy: str, keep: Keep, zone: ZoneInfo) -> 
     Days, weeks, months and years are those of `zone`. Points of other policies, or of none, are never
     forgotten and fill no period. The newest point of a disk stays, whoever made it.
     """
-    by_age = sorted(points, key=lambda point: (point.time, point.id), reverse=True)
+    by_age = sorted(points, key=lambda point: point.order, reverse=True)
     ours = [point for point in by_age if point.policy == policy]
     kept_by: dict[str, list[str]] = {point.id: [] for point in by_age}
     for point, reason in [*_kept_by_rules(ours, keep, zone), *_newest_of_disks(by_age)]:
@@ -45,7 +45,7 @@ def _kept_by_rules(by_age: list[Point], keep: Keep, zone: ZoneInfo) -> Iterator[
     for rule, form in _PERIODS.items():
         newest: dict[str, Point] = {}
         for point in by_age:
-            newest.setdefault(datetime.fromisoformat(point.time).astimezone(zone).strftime(form), point)
+            newest.setdefault(point.made.astimezone(zone).strftime(form), point)
         for period, point in list(newest.items())[: getattr(keep, rule)]:
             yield point, f"{rule} {period}"
 

@@ -111,6 +111,7 @@ class VmFacts(Record):
     """One VM of a run, as far as it is done.
 
     `snapshot` is the uuid of the VM snapshot and `time` the restore point's; both None before it is taken.
+    `previous` is the run that made the VM's newest restore point when this one was planned.
     `committed`: its restore point was written before Redis forgot the run. `hooks_begun`: a scheduler is, or
     died, between the operator's two hooks. `rows` are those of disks that were planned.
     """
@@ -118,6 +119,7 @@ class VmFacts(Record):
     name: str
     snapshot: str | None = None
     time: str | None = None
+    previous: str | None = None
     metadata: VmMetadata | None = None
     failed: tuple[FailedDisk, ...] = ()
     skipped: tuple[SkippedDrive, ...] = ()

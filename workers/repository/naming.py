@@ -2,10 +2,10 @@
 
 config                               packs/<disk>/<run>/<batch>-<hash>
 segments/<disk>/<run>/<number>       segments/<disk>/<run>/merged-<number>
-bitmaps/<disk>/<run>                 points/<vm>/<time>-<id>
+bitmaps/<disk>/<run>                 points/<vm>/<run>-<id>
 runs/<run>/open                      runs/<run>/result
 runs/<run>/vms/<vm>                  known/<run>/<disk>/<number>
-metadata/<vm>/<time>-<id>
+metadata/<vm>/<run>-<id>
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ CONFIG_KEY = "config"
 _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
 _PACK = re.compile(r"packs/([^/]+)/([^/]+)/([0-9]{8})-([0-9a-f]{32})")
 _SEGMENT = re.compile(r"segments/([^/]+)/([^/]+)/(?:merged-)?[0-9]{8}")
-_POINT = re.compile(r"points/([^/]+)/(\d{8}T\d{6}Z)-([0-9a-f]{12})")
-_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z")
+_POINT = re.compile(r"points/([^/]+)/([^/]+)-([0-9a-f]{12})")
+_RUN_TIME = re.compile(r"([0-9]{8}T[0-9]{6}Z)-.+")
 
 
 class PackName(NamedTuple):
@@ -48,25 +48,30 @@ class PackName(NamedTuple):
 
 
 class PointName(NamedTuple):
-    """What a restore point's key says: its VM, when it was made (`20261122T010000Z`), and its id."""
+    """What a restore point's key says: its VM, the run that made it, and its id.
+
+    The order of runs is the order of their names: (run, ...) sorts points.
+    """
 
     vm_uuid: str
-    stamp: str
+    run: str
     id: str
 
     @property
     def key(self) -> str:
-        return f"points/{self.vm_uuid}/{self.stamp}-{self.id}"
+        return point_key(self.vm_uuid, self.run, self.id)
 
     @property
-    def time(self) -> datetime:
-        return datetime.strptime(self.stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    def order(self) -> tuple[str, str, str]:
+        return (self.run, self.vm_uuid, self.id)
 
     @classmethod
     def parse(cls, key: str) -> PointName | None:
         """None when `key` is not a restore point's."""
         match = _POINT.fullmatch(key)
-        return None if match is None else cls(*match.groups())
+        if match is None or not (is_name(match[1]) and is_name(match[2])):
+            return None
+        return cls(*match.groups())
 
 
 def is_name(name: str) -> bool:
@@ -133,19 +138,21 @@ def point_id(run: str, vm_uuid: str) -> str:
     return blake3(f"{run}\0{vm_uuid}".encode()).hexdigest(length=6)
 
 
-def point_key(vm_uuid: str, time: str, identifier: str) -> str:
-    """`time` is ISO 8601 UTC to the second, `2026-11-22T01:00:00Z`. Raises RepositoryError when it is not."""
-    return f"points/{_of_point(vm_uuid, time, identifier)}"
+def point_key(vm_uuid: str, run: str, identifier: str) -> str:
+    return f"points/{checked_name(vm_uuid)}/{checked_name(run)}-{identifier}"
 
 
-def metadata_key(vm_uuid: str, time: str, identifier: str) -> str:
-    """Of the VM's metadata as they were at this restore point. Raises RepositoryError as `point_key` does."""
-    return f"metadata/{_of_point(vm_uuid, time, identifier)}"
+def metadata_key(vm_uuid: str, run: str, identifier: str) -> str:
+    """Of the VM's metadata as they were at this restore point."""
+    return f"metadata/{checked_name(vm_uuid)}/{checked_name(run)}-{identifier}"
 
 
-def _of_point(vm_uuid: str, time: str, identifier: str) -> str:
-    match = _TIME.fullmatch(time)
+def run_time(run: str) -> datetime | None:
+    """When the run was asked for, by the clock of who asked, in UTC; None when its name does not say."""
+    match = _RUN_TIME.fullmatch(run)
     if match is None:
-        raise RepositoryError(f"a restore point's time must look like 2026-11-22T01:00:00Z, not {time!r}")
-    stamp = "{}{}{}T{}{}{}Z".format(*match.groups())
-    return f"{checked_name(vm_uuid)}/{stamp}-{identifier}"
+        return None
+    try:
+        return datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from workers.repository.keys import MetadataKeys
-from workers.repository.naming import PointName
+from workers.repository.naming import PointName, run_time
 from workers.repository.point import DiskPoint, decode_point
 from workers.repository.sealed_objects import SealedObjects
 from workers.repository.store import Store
@@ -15,11 +15,15 @@ from workers.repository.store import Store
 
 @dataclass(frozen=True)
 class ListedPoint:
-    """What a restore point's key alone says; `time` is in UTC."""
+    """What a restore point's key alone says; `made` is when its run was asked for, where that says it."""
 
     vm_uuid: str
-    time: datetime
+    run: str
     key: str
+
+    @property
+    def made(self) -> datetime | None:
+        return run_time(self.run)
 
 
 def list_points(store: Store) -> dict[str, list[ListedPoint]]:
@@ -27,9 +31,9 @@ def list_points(store: Store) -> dict[str, list[ListedPoint]]:
     found: dict[str, list[ListedPoint]] = {}
     for info in store.list("points/"):
         if name := PointName.parse(info.key):
-            found.setdefault(name.vm_uuid, []).append(ListedPoint(name.vm_uuid, name.time, info.key))
+            found.setdefault(name.vm_uuid, []).append(ListedPoint(name.vm_uuid, name.run, info.key))
     for points in found.values():
-        points.sort(key=lambda point: (point.time, point.key))
+        points.sort(key=lambda point: (point.run, point.key))
     return found
 
 

@@ -6,6 +6,7 @@ Point -> DiskPoint (one a disk) -> SegmentRef (oldest first; those of one run ar
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from itertools import groupby
 from typing import Annotated, Literal
 
@@ -15,10 +16,12 @@ from pydantic.dataclasses import dataclass
 from workers.extents import MAX_DISK_SIZE, block_count
 from workers.repository.errors import DamagedObject
 from workers.repository.limits import SEGMENT
-from workers.repository.naming import is_name, is_segment_key, metadata_key, point_id, point_key
+from workers.repository.naming import is_name, is_segment_key, metadata_key, point_id, point_key, run_time
 
 _CONFIG = ConfigDict(extra="ignore")
 """Members that a later version adds are no reason to refuse a restore."""
+
+_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -76,23 +79,38 @@ class VmMetadata:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Point:
-    """`time` is ISO 8601 in UTC to the second, `2026-11-22T01:00:00Z`; `id` is `point_id(run, vm_uuid)`."""
+    """One VM at one time. The order of points is that of their runs.
+
+    `time` is by the pool's clock, ISO 8601 in UTC to the second (`2026-11-22T01:00:00Z`), for people; `id` is
+    `point_id(run, vm_uuid)`.
+    """
 
     id: str
     vm: str
     vm_uuid: str
-    time: str
+    time: Annotated[str, Field(pattern=_TIME)]
     run: str
     pool: str
     disks: tuple[DiskPoint, ...]
     policy: str | None = None
     """Whose `keep` decides about it; None: made by hand, so it stays until it is forgotten by hand."""
     metadata: VmMetadata | None = None
-    """None: the pool did not give them, or the point is from before they were kept."""
+    """None: the pool did not give them."""
+    previous: str | None = None
+    """The run of the VM's newest point when this one was planned: a bucket that went back in time shows."""
 
     @property
     def key(self) -> str:
-        return point_key(self.vm_uuid, self.time, self.id)
+        return point_key(self.vm_uuid, self.run, self.id)
+
+    @property
+    def order(self) -> tuple[str, str, str]:
+        return (self.run, self.vm_uuid, self.id)
+
+    @property
+    def made(self) -> datetime:
+        """When its run was asked for, by our own clock; by the pool's where the run's name does not say."""
+        return run_time(self.run) or datetime.fromisoformat(self.time)
 
 
 def layers_of(segments: Iterable[SegmentRef]) -> list[tuple[SegmentRef, ...]]:
@@ -123,7 +141,7 @@ def decode_point(data: bytes, key: str) -> Point:
         raise DamagedObject(key, "a disk comes twice in it")
     for disk in point.disks:
         _check_disk(disk, key)
-    if point.metadata is not None and point.metadata.key != metadata_key(point.vm_uuid, point.time, point.id):
+    if point.metadata is not None and point.metadata.key != metadata_key(point.vm_uuid, point.run, point.id):
         raise DamagedObject(key, "its VM's metadata are another point's")
     return point
 

@@ -213,12 +213,12 @@ class Repository:
 
     # What a VM is besides its disks
 
-    def keep_vm_metadata(self, run: str, vm_uuid: str, time: str, data: bytes) -> VmMetadata:
-        """Keeps an XVA without disks for the point that this run makes of the VM at `time`; again is fine:
-        the first one stays. Raises RepositoryError when it is larger than `MAX_VM_METADATA`."""
+    def keep_vm_metadata(self, run: str, vm_uuid: str, data: bytes) -> VmMetadata:
+        """Keeps an XVA without disks for the point that this run makes of the VM; again is fine: the first
+        one stays. Raises RepositoryError when it is larger than `MAX_VM_METADATA`."""
         if len(data) > MAX_VM_METADATA:
             raise RepositoryError(f"a VM's metadata of {len(data)} bytes are more than are kept")
-        key = metadata_key(vm_uuid, time, point_id(run, vm_uuid))
+        key = metadata_key(vm_uuid, run, point_id(run, vm_uuid))
         try:
             self._objects.put(key, data, VM_METADATA)
         except AlreadyWritten:
@@ -249,7 +249,7 @@ class Repository:
     def points(
         self, vm_uuid: str | None = None, *, on_damage: Callable[[DamagedObject], None] | None = None
     ) -> Iterator[Point]:
-        """All restore points, or those of one VM, ascending by time.
+        """All restore points, or those of one VM, in the order of their runs.
 
         A point that cannot be read is given to `on_damage` and passed over; without it, raises DamagedObject.
         """
@@ -262,6 +262,12 @@ class Repository:
                 on_damage(error)
             else:
                 yield point
+
+    def newest_run(self, vm_uuid: str) -> str | None:
+        """The run of the VM's newest restore point, by its key alone."""
+        keys = self._point_keys(vm_uuid)
+        name = PointName.parse(keys[-1]) if keys else None
+        return None if name is None else name.run
 
     def latest_disk(self, vm_uuid: str, vdi: str) -> DiskPoint | None:
         """The disk as it is in the newest point of the VM that holds it."""
@@ -311,7 +317,7 @@ class Repository:
     def _point_keys(self, vm_uuid: str | None) -> list[str]:
         prefix = "points/" if vm_uuid is None else f"points/{checked_name(vm_uuid)}/"
         names = [name for info in self._store.list(prefix) if (name := PointName.parse(info.key))]
-        return [name.key for name in sorted(names, key=lambda name: (name.stamp, name.vm_uuid, name.id))]
+        return [name.key for name in sorted(names, key=lambda name: name.order)]
 
     def _read_point(self, key: str) -> Point:
         return decode_point(self._objects.get(key), key)
