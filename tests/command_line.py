@@ -107,6 +107,6 @@ def back_up(cbtfleet: CommandLine, run: str = "run-1", metadata: bytes | None = 
         point = machine.point(run, disk.segments)
         repository = Repository.open(store, keys)
         if metadata is not None:
-            point = replace(point, metadata=repository.keep_vm_metadata(run, VM, point.time, metadata))
+            point = replace(point, metadata=repository.keep_vm_metadata(run, VM, metadata))
         repository.commit_point(point)
         return point, bytes(machine.content)

@@ -66,7 +66,7 @@ def _forget(context: ControlContext, name: str, policy: Policy, result: RunResul
     if policy.keep is None or result.status != "succeeded":
         return []
     vms = {row.vm_uuid for row in result.disks}
-    decisions = decide_by_policy(context.repository, name, policy, vms)
+    decisions = decide_by_policy(context.repository, name, policy, vms, result.run)
     points = [decision.point for decision in decisions if not decision.kept_by]
     forget(context.repository, points)
     return [point.id for point in points]

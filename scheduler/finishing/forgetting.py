@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from scheduler.policies.policy import Policy
 from scheduler.policies.retention import Decision, decide
@@ -20,17 +21,23 @@ log = logging.getLogger(__name__)
 AT_WORK = "a run is backing this VM up"
 """Of a run that goes on the next restore point is built upon what was the newest when it began."""
 
+OWN = "made by this run"
+
 
 class MayNotForget(CbtfleetError):
     """A point that was named is needed."""
 
 
 def decide_by_policy(
-    repository: Repository, name: str, policy: Policy, vms: Collection[str] | None = None
+    repository: Repository,
+    name: str,
+    policy: Policy,
+    vms: Collection[str] | None = None,
+    own_run: str | None = None,
 ) -> list[Decision]:
     """What the policy's `keep` makes of each of its points, of these VMs (uuids) or of all, oldest first.
 
-    Points that cannot be read are passed over: they are not forgotten, and count as no good point. Raises
+    What `own_run` has made stays: a run never forgets its own points. Points that cannot be read are passed over: they are not forgotten, and count as no good point. Raises
     ConfigurationError when the policy has no `keep`.
     """
     if policy.keep is None:
@@ -38,9 +45,11 @@ def decide_by_policy(
     at_work = vms_at_work(repository)
     decisions = []
     for vm, points in _by_vm(repository, vms).items():
-        for decision in decide(points, name, policy.keep, policy.zone):
+        for decision in decide(points, name, policy.keep, policy.zone, datetime.now(UTC)):
             if vm in at_work:
                 decision = replace(decision, kept_by=(*decision.kept_by, AT_WORK))
+            if decision.point.run == own_run:
+                decision = replace(decision, kept_by=(*decision.kept_by, OWN))
             decisions.append(decision)
     return sorted(decisions, key=lambda decision: decision.point.order)
 

@@ -162,6 +162,7 @@ class _VmPlanner:
             self._vm.facts = replace(
                 self._vm.facts, snapshot=snapshot.uuid, time=snapshot.time, previous=previous
             )
+            self._look_at_clock(snapshot)
             keep_vm_metadata(self._context, self._session, self._vm)
             for disk in _each_once(snapshot.disks):
                 # one without a live disk was deleted while it was snapshotted
@@ -173,6 +174,15 @@ class _VmPlanner:
         failed, skipped = tuple(self._failed.values()), tuple(self._skipped)
         self._vm.facts = replace(self._vm.facts, failed=failed, skipped=skipped)
         return works
+
+    def _look_at_clock(self, snapshot: VmSnapshot) -> None:
+        """Said, because restore points show the pool's time; nothing is decided by it."""
+        ahead = datetime.fromisoformat(snapshot.time) - datetime.now(UTC)
+        if ahead > FUTURE:
+            self._vm.warn(
+                f'VM "{self._vm.facts.name}": the pool\'s clock is {ahead.total_seconds() / 60:.0f} min ahead of'
+                f" this machine's ({snapshot.time}): set the time of both by NTP"
+            )
 
     def _choose(self, drives: list[Drive]) -> list[Drive]:
         exclude = self._request.exclude_disks

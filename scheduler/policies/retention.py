@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from scheduler.policies.policy import Keep
@@ -18,6 +18,10 @@ _PERIODS = {"daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly
 """How `strftime` names the period of a local time, by rule; weeks are ISO weeks, from Monday."""
 
 
+FUTURE = timedelta(minutes=5)
+"""So far ahead of now a run's name may be: schedulers' clocks differ a little."""
+
+
 @dataclass(frozen=True)
 class Decision:
     point: Point
@@ -25,16 +29,24 @@ class Decision:
     """Each rule that wants it, with its period, like `daily 2026-11-22`; empty: it is to be forgotten."""
 
 
-def decide(points: Iterable[Point], policy: str, keep: Keep, zone: ZoneInfo) -> list[Decision]:
+def decide(
+    points: Iterable[Point], policy: str, keep: Keep, zone: ZoneInfo, now: datetime
+) -> list[Decision]:
     """A decision for each point that `policy` made, oldest first; `points` are all those of one VM.
 
-    Days, weeks, months and years are those of `zone`. Points of other policies, or of none, are never
-    forgotten and fill no period. The newest point of a disk stays, whoever made it.
+    Age is the order of the runs, and time that of a run's name: a pool's clock decides nothing. Days, weeks,
+    months and years are those of `zone`. Points of other policies, or of none, are never forgotten and fill no
+    period; nor are those of runs that were asked for after `now`, when some scheduler's clock was ahead. The
+    newest point of a disk stays, whoever made it.
     """
     by_age = sorted(points, key=lambda point: point.order, reverse=True)
     ours = [point for point in by_age if point.policy == policy]
     kept_by: dict[str, list[str]] = {point.id: [] for point in by_age}
-    for point, reason in [*_kept_by_rules(ours, keep, zone), *_newest_of_disks(by_age)]:
+    to_come = [point for point in ours if point.made > now + FUTURE]
+    for point in to_come:
+        kept_by[point.id].append(f"asked for in the future, {point.made:%Y-%m-%d}")
+    counted = [point for point in ours if point not in to_come]
+    for point, reason in [*_kept_by_rules(counted, keep, zone), *_newest_of_disks(by_age)]:
         kept_by[point.id].append(reason)
     return [Decision(point, tuple(kept_by[point.id])) for point in reversed(ours)]
 

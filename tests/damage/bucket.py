@@ -104,7 +104,7 @@ class Bucket:
 
     def _commit(self, run: str, disks: list[DiskPoint]) -> None:
         made = replace(self._machines[0].point(run, ()), disks=tuple(disks))
-        metadata = self._repository.keep_vm_metadata(run, VM, made.time, b"xva" + run.encode())
+        metadata = self._repository.keep_vm_metadata(run, VM, b"xva" + run.encode())
         made = replace(made, metadata=metadata)
         self._repository.commit_point(made)
         self._repository.close_run(run, b'{"run": "%s"}' % run.encode())

@@ -123,7 +123,9 @@ def fill(store: Store, settings: RepositorySettings) -> list[dict[str, object]]:
                 }
             )
         parents = list(disks)
-        repository.commit_point(Point(point_id(run, VM), "golden", VM, time, run, "lab", tuple(disks)))
+        previous = repository.newest_run(VM)
+        point = Point(point_id(run, VM), "golden", VM, time, run, "lab", tuple(disks), previous=previous)
+        repository.commit_point(point)
         rows = tuple(row_of(disk, point_id(run, VM)) for disk in disks)
         result = RunResult(run, "succeeded", None, "lab", None, started=time, ended=time, disks=rows)
         repository.close_run(run, result.write())

@@ -267,8 +267,8 @@ def test_the_vms_metadata_are_shown_and_written(initialised: CommandLine) -> Non
     settings = load_settings(initialised.config).repository
     with closing(open_store(settings)) as store:
         repository = Repository.open(store, load_private_keys(store, settings, lambda: PASSPHRASE))
-        kept = repository.keep_vm_metadata("run-2", VM, "2026-11-23T01:00:00Z", b"an XVA")
-        assert repository.keep_vm_metadata("run-2", VM, "2026-11-23T01:00:00Z", b"another") == kept
+        kept = repository.keep_vm_metadata("run-2", VM, b"an XVA")
+        assert repository.keep_vm_metadata("run-2", VM, b"another") == kept
         later = replace(
             point, id=point_id("run-2", VM), run="run-2", time="2026-11-23T01:00:00Z", metadata=kept
         )
