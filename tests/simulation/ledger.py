@@ -1,0 +1,60 @@
+"""The ledger of a few runs in memory, as far as finishing and looking for orphans ask it.
+
+What it answers is nobody's proof: an actor may say anything here (`values`), and nothing on the pool or in
+the repository may go wrong by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.simulation.turns import Turns
+from workers.fleet import DiskProgress, RunProgress
+
+
+@dataclass
+class RunValues:
+    vms: dict[str, bytes] = field(default_factory=dict)
+    disks: list[DiskProgress] = field(default_factory=list)
+    cancelled: bool = False
+    finished: bool = False
+
+
+class MemoryLedger:
+    def __init__(self, turns: Turns) -> None:
+        self.values: dict[str, RunValues] = {}
+        self._turns = turns
+
+    def vm_facts(self, run: str, vm: str) -> bytes:
+        self._turns.point(f"ledger: facts of {run}")
+        return self.values[run].vms[vm]
+
+    def set_vm_facts(self, run: str, vm: str, facts: bytes) -> None:
+        self._turns.point(f"ledger: keep facts of {run}")
+        self.values[run].vms[vm] = facts
+
+    def finish_vm(self, run: str, vm: str, facts: bytes) -> None:
+        self._turns.point(f"ledger: {run} finished")
+        self.values[run].vms[vm] = facts
+        self.values[run].finished = True
+
+    def progress(self, run: str) -> RunProgress:
+        self._turns.point(f"ledger: progress of {run}")
+        return RunProgress(run, "running", self.values[run].cancelled, 0.0, None, [], self.values[run].disks)
+
+    def is_cancelled(self, run: str) -> bool:
+        self._turns.point(f"ledger: is {run} cancelled")
+        return self.values[run].cancelled
+
+    def barrier_left(self) -> float:
+        return 0.0
+
+    def hosts(self) -> list[object]:
+        return []
+
+    # for orphans' sake: no slot is held
+
+    def on_every(self, change: Callable[[RunValues], None]) -> None:
+        for values in self.values.values():
+            change(values)

@@ -1,0 +1,149 @@
+"""A pool, a repository and a ledger in memory, in which every call is a point where another actor may go on.
+
+    the code of scheduler/ --> PoolSession   --> Pool          (pool.py)
+                           --> Repository    --> TurnStore     the real one, over objects in memory
+                           --> MemoryLedger                    (ledger.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from tests.repository_machine import PLAIN, MemoryStore
+from tests.simulation.ledger import MemoryLedger
+from tests.simulation.pool import Pool
+from tests.simulation.pool_records import Vm
+from tests.simulation.turns import Turns
+from workers.repository import ObjectInfo, Repository
+from workers.repository.store import Buffer
+from workers.xenapi import XapiError
+
+SLEEPERS = (
+    "scheduler.pool_objects.cleanup.time",
+    "scheduler.pool_objects.destruction.time",
+    "scheduler.pool_objects.removing.time",
+    "scheduler.retry.time",
+)
+"""Where the clock is asked, or a pause is made."""
+
+
+class World:
+    """`disks` of the one VM that all runs back up. Nothing was backed up yet."""
+
+    def __init__(self, disks: int) -> None:
+        self.turns = Turns()
+        self.pool = Pool()
+        self.pool.add_vm("dom0", 0, control_domain=True)
+        self.vm: Vm = self.pool.add_vm("db", disks)
+        self.objects = MemoryStore()
+        self._connect()
+
+    def _connect(self) -> None:
+        self.ledger = MemoryLedger(self.turns)
+        self.repository = Repository.open(TurnStore(self.turns, self.objects), PLAIN)
+        self.unwatched = Repository.open(self.objects, PLAIN)
+        """The same repository, for the judge: nobody gets a turn."""
+
+    def copy(self) -> World:
+        """One of its own to play in, with nothing in the ledger."""
+        other = World.__new__(World)
+        other.turns = Turns()
+        other.pool = self.pool.copy()
+        other.vm = other.pool.vms[self.vm.ref]
+        other.objects = MemoryStore()
+        other.objects.objects = {**self.objects.objects}
+        other._connect()
+        return other
+
+    def context(self, by: str) -> Any:
+        """A ControlContext's parts, of the process that acts for `by`."""
+        return Context(self, by)
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        """Every clock that the code under test asks is the course's, which only sleeping moves."""
+        patches = [patch(name, self.turns) for name in SLEEPERS]
+        for each in patches:
+            each.start()
+        try:
+            yield
+        finally:
+            for each in patches:
+                each.stop()
+
+
+class Context:
+    def __init__(self, world: World, by: str) -> None:
+        self.ledger = world.ledger
+        self.repository = world.repository
+        self.owner = by
+        self.sessions = self
+        self._session = PoolSession(world, by)
+
+    @contextmanager
+    def borrow(self, pool: str) -> Iterator[PoolSession]:
+        yield self._session
+
+
+class PoolSession:
+    """A call that changes something is sent at one point, and has its effect at another: XAPI takes its
+    time."""
+
+    def __init__(self, world: World, by: str) -> None:
+        self.pool = "lab"
+        self._pool = world.pool
+        self._turns = world.turns
+        self._by = by
+
+    def call(self, method: str, *args: Any) -> Any:
+        self._turns.point(f"{method}{self._of(args)}")
+        return self._pool.do(self._by, method, *args)
+
+    def call_async(self, method: str, *args: Any, **options: Any) -> Any:
+        self._turns.point(f"{method}{self._of(args)} is sent")
+        return self.call(method, *args)
+
+    def aside(self, method: str, *args: Any) -> Any:
+        try:
+            return self.call(method, *args)
+        except XapiError:
+            return None
+
+    def _of(self, args: tuple[Any, ...]) -> str:
+        return f" {args[0]}".replace("OpaqueRef:", "") if args else ""
+
+
+class TurnStore:
+    def __init__(self, turns: Turns, objects: MemoryStore) -> None:
+        self._turns = turns
+        self._objects = objects
+
+    def put_if_absent(self, key: str, data: Buffer) -> None:
+        self._turns.point(f"put {key}")
+        self._objects.put_if_absent(key, data)
+
+    def get(self, key: str) -> bytes:
+        self._turns.point(f"get {key}")
+        return self._objects.get(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        self._turns.point(f"get of {key}")
+        return self._objects.get_range(key, start, length)
+
+    def head(self, key: str) -> ObjectInfo:
+        self._turns.point(f"head {key}")
+        return self._objects.head(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._turns.point(f"list {prefix}")
+        return self._objects.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._turns.point(f"delete {key}")
+        self._objects.delete(key)
+
+    def close(self) -> None:
+        pass
