@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -53,7 +52,7 @@ class Pump(BackgroundLoop):
         if not self.stopping():
             self._ledger.wait_for_work(1.0)
 
-    def _publish(self, task: str, queue: str, message: Mapping[str, Any]) -> None:
+    def _publish(self, task: str, queue: str, message: Mapping[str, object]) -> None:
         try:
             self._app.send_task(task, args=[message], queue=queue, ignore_result=True)
         except OperationalError as error:

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from scheduler.context import ControlContext
 from scheduler.pool_objects.fate import Fate, SnapshotState, judge
 from scheduler.pool_objects.ownership import OwnershipTag, tag_of
 from scheduler.pool_objects.snapshots import snapshot_name
 from workers.repository import DamagedObject, DiskPoint
-from workers.xenapi import Session, record_or_none, records_where, ref_or_none
+from workers.xenapi import Session, XapiRecord, XapiRecords, record_or_none, records_where, ref_or_none
 
 MOST = 500
 """Orphans that one look names at most: the next one goes on."""
 
 Kind = Literal["attachment", "VM snapshot", "disk snapshot", "snapshot data", "metadata snapshot"]
-Records = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,9 @@ class _Look:
         found += [each for each in ours if each.kept is None]
         return sorted(found, key=lambda each: order.index(each.kind) if each.kind in order else len(order))
 
-    def _vm_snapshots(self, vms: Records, disks: Records, tags: Mapping[str, OwnershipTag]) -> list[Orphan]:
+    def _vm_snapshots(
+        self, vms: XapiRecords, disks: XapiRecords, tags: Mapping[str, OwnershipTag]
+    ) -> list[Orphan]:
         """Those of runs of this repository; with `kept` where the run goes on."""
         tagged_vbds = {vbd for ref in tags for vbd in disks[ref]["VBDs"]}
         found = []
@@ -114,7 +115,7 @@ class _Look:
 
     def _candidates(
         self,
-        disks: Records,
+        disks: XapiRecords,
         tags: Mapping[str, OwnershipTag],
         held: Collection[str],
         every_disk: Collection[str],
@@ -140,11 +141,11 @@ class _Look:
     def _disk(
         self,
         ref: str,
-        vdi: Mapping[str, Any],
+        vdi: XapiRecord,
         run: str,
         tag: OwnershipTag | None,
         held: Collection[str],
-        disks: Records,
+        disks: XapiRecords,
         every_disk: Collection[str],
     ) -> list[Orphan]:
         """The snapshot itself, when it may go, and before it what plugs it in."""
@@ -167,10 +168,10 @@ class _Look:
 
     def _judged(
         self,
-        vdi: Mapping[str, Any],
+        vdi: XapiRecord,
         run: str,
         tag: OwnershipTag | None,
-        disks: Records,
+        disks: XapiRecords,
         every_disk: Collection[str],
     ) -> tuple[Kind | None, str]:
         if tag is None:  # a disk of a VM snapshot that nobody came to tag: nothing was read from it
@@ -191,7 +192,7 @@ class _Look:
         return _kind(judge(state, run=run, going=False, newest=base, newest_is_there=there), state)
 
     def _attachment(
-        self, ref: str, disk_ref: str, vdi: Mapping[str, Any], run: str, tag: OwnershipTag | None
+        self, ref: str, disk_ref: str, vdi: XapiRecord, run: str, tag: OwnershipTag | None
     ) -> Orphan | str | None:
         """What plugs the snapshot in; text when it is no business of ours, and the snapshot has to stay."""
         vbd = record_or_none(self._session, "VBD", ref)

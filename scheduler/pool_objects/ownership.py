@@ -7,11 +7,9 @@ was written on, and counts on no other; and it names the disk, as a revert rewri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from workers.xenapi import Session, XapiFailure
+from workers.xenapi import Session, XapiFailure, XapiRecord
 
 TAG_RUN = "cbtfleet:run"
 TAG_REPOSITORY = "cbtfleet:repository"
@@ -59,7 +57,7 @@ class OwnershipTag:
         }
 
 
-def tag_of(vdi: Mapping[str, Any], repository_id: str) -> OwnershipTag | None:
+def tag_of(vdi: XapiRecord, repository_id: str) -> OwnershipTag | None:
     """The tag of a VDI record; None when this repository did not make the VDI, or it only has a copy of
     the tag of one that it made."""
     there = vdi["other_config"]

@@ -14,13 +14,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.pool_objects.ownership import OwnershipTag, tag_of
-from workers.xenapi import NULL_REF, Session, XapiFailure, is_gone, is_unknown_call, record_or_none
+from workers.xenapi import (
+    NULL_REF,
+    Session,
+    XapiFailure,
+    XapiRecord,
+    is_gone,
+    is_unknown_call,
+    record_or_none,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +80,7 @@ def snapshot_name(run: str) -> str:
     return f"cbtfleet/{run}"
 
 
-def live_disks(session: Session, vm: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def live_disks(session: Session, vm: XapiRecord) -> dict[str, XapiRecord]:
     """The VDI records behind a VM's disk drives by VDI ref; CD drives and empty drives are left out."""
     disks = {}
     for vbd_ref in vm["VBDs"]:
@@ -82,7 +90,7 @@ def live_disks(session: Session, vm: Mapping[str, Any]) -> dict[str, Mapping[str
     return disks
 
 
-def _holds_disk(vbd: Mapping[str, Any]) -> bool:
+def _holds_disk(vbd: XapiRecord) -> bool:
     return vbd["type"] == "Disk" and not vbd.get("empty") and vbd["VDI"] != NULL_REF
 
 
@@ -231,7 +239,7 @@ def tag_disks(session: Session, snapshot: VmSnapshot, run: str, repository_id: s
                 raise
 
 
-def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dict[str, Mapping[str, Any]]:
+def our_snapshots_of(session: Session, live_ref: str, repository_id: str) -> dict[str, XapiRecord]:
     """The VDI snapshots of a disk that carry this repository's tag, by ref."""
     found = {}
     for ref in session.call("VDI.get_record", live_ref)["snapshots"]:
