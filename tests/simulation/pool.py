@@ -24,6 +24,7 @@ from tests.simulation.change_log import ChangeLog
 from tests.simulation.pool_records import BLOCKS, Content, Vbd, Vdi, Vm
 from workers.xenapi import NULL_REF, XapiFailure
 
+
 class Pool:
     def __init__(self, seed: int = 0) -> None:
         self.vms: dict[str, Vm] = {}

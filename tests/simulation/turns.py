@@ -54,7 +54,7 @@ class Turns:
         self.clock = 0.0
         """Seconds: it moves when somebody sleeps."""
         self._actors: dict[str, Actor] = {}
-        self._by_thread: dict[int, Actor] = {}
+        self._here = threading.local()
         self._choose: Choose = _first
         self._watch: Callable[[], None] = lambda: None
         self._over = threading.Event()
@@ -74,14 +74,13 @@ class Turns:
         self._over.wait()
         for thread in threads:
             thread.join()
-        self._by_thread.clear()
         for actor in self._actors.values():
             if actor.error is not None:
                 raise actor.error
 
     def point(self, what: str) -> None:
         """Returns when it is the calling actor's turn to do `what`."""
-        actor = self._by_thread.get(threading.get_ident())
+        actor = getattr(self._here, "actor", None)
         if actor is None:
             return
         if len(self.trace) > MOST:
@@ -96,7 +95,7 @@ class Turns:
 
     def who(self) -> str:
         """The actor whose turn it is; "" outside of a course."""
-        actor = self._by_thread.get(threading.get_ident())
+        actor = getattr(self._here, "actor", None)
         return "" if actor is None else actor.name
 
     # in place of the module `time`
@@ -109,7 +108,7 @@ class Turns:
         self.point(f"sleeps {seconds:g} s")
 
     def _act(self, actor: Actor) -> None:
-        self._by_thread[threading.get_ident()] = actor
+        self._here.actor = actor
         actor.wait()
         try:
             actor.work()

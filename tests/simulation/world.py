@@ -1,8 +1,8 @@
 """A pool, a repository and a ledger in memory, in which every call is a point where another actor may go on.
 
-    the code of scheduler/ --> PoolSession   --> Pool          (pool.py)
-                           --> Repository    --> TurnStore     the real one, over objects in memory
-                           --> MemoryLedger                    (ledger.py)
+the code of scheduler/ --> PoolSession   --> Pool          (pool.py)
+                       --> Repository    --> TurnStore     the real one, over objects in memory
+                       --> MemoryLedger                    (ledger.py)
 """
 
 from __future__ import annotations
