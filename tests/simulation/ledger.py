@@ -1,12 +1,7 @@
-"""The ledger of a few runs in memory, as far as finishing and looking for orphans ask it.
-
-What it answers is nobody's proof: an actor may say anything here (`values`), and nothing on the pool or in
-the repository may go wrong by it.
-"""
+"""The ledger of a few runs in memory, as far as finishing and looking for orphans ask it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.simulation.turns import Turns
@@ -18,10 +13,11 @@ class RunValues:
     vms: dict[str, bytes] = field(default_factory=dict)
     disks: list[DiskProgress] = field(default_factory=list)
     cancelled: bool = False
-    finished: bool = False
 
 
 class MemoryLedger:
+    """Each run's values are its own actor's alone; and no slot is held."""
+
     def __init__(self, turns: Turns) -> None:
         self.values: dict[str, RunValues] = {}
         self._turns = turns
@@ -37,7 +33,6 @@ class MemoryLedger:
     def finish_vm(self, run: str, vm: str, facts: bytes) -> None:
         self._turns.point(f"ledger: {run} finished")
         self.values[run].vms[vm] = facts
-        self.values[run].finished = True
 
     def progress(self, run: str) -> RunProgress:
         self._turns.point(f"ledger: progress of {run}")
@@ -52,9 +47,3 @@ class MemoryLedger:
 
     def hosts(self) -> list[object]:
         return []
-
-    # for orphans' sake: no slot is held
-
-    def on_every(self, change: Callable[[RunValues], None]) -> None:
-        for values in self.values.values():
-            change(values)

@@ -40,6 +40,7 @@ class Pool:
         self._time = 0
         self._names = random.Random(seed)
         self._made = 0
+        self._called: dict[str, str] = {}
 
     def copy(self) -> Pool:
         other = Pool()
@@ -51,6 +52,7 @@ class Pool:
         other._logs = {disk: log.copy() for disk, log in self._logs.items()}
         other._time, other._made = self._time, self._made
         other._names.setstate(self._names.getstate())
+        other._called = {**self._called}
         return other
 
     # what the stage and the judge do, without XenAPI
@@ -81,6 +83,18 @@ class Pool:
 
     def dom0(self) -> Vm:
         return next(vm for vm in self.vms.values() if vm.control_domain)
+
+    def name_of(self, ref: str) -> str:
+        """Kind and uuid of what is or was there, for saying which calls concern the same object."""
+        return self._called.get(ref, ref)
+
+    def state(self) -> dict[str, Any]:
+        """All that the records say, by name. Not of control domains, which are never changed but in what they
+        have plugged in."""
+        records = [(ref, self._record("VM", ref)) for ref, vm in self.vms.items() if not vm.control_domain]
+        records += [(ref, self._record("VDI", ref)) for ref in self.vdis]
+        records += [(ref, self._record("VBD", ref)) for ref in self.vbds]
+        return {self.name_of(ref): record for ref, record in records}
 
     # XenAPI
 
@@ -241,7 +255,10 @@ class Pool:
 
     def _name(self, kind: str) -> tuple[str, str]:
         self._made += 1
-        return f"OpaqueRef:{kind}-{self._made}", str(uuid.UUID(int=self._names.getrandbits(128), version=4))
+        ref = f"OpaqueRef:{kind}-{self._made}"
+        name = str(uuid.UUID(int=self._names.getrandbits(128), version=4))
+        self._called[ref] = f"{kind}:{name}"
+        return ref, name
 
 
 _SR_UUID = str(uuid.UUID(int=random.Random("SR").getrandbits(128), version=4))

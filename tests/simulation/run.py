@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from scheduler.finishing.steps import finish_vm
 from scheduler.planning.changes import changes_since
@@ -27,30 +26,20 @@ REQUEST = RunRequest("lab", vms=("db",))
 STARTED = "2026-01-01T00:00:00Z"
 
 
-@dataclass
-class Reading:
-    """What a run reads: the judge sees that nobody takes it away."""
-
-    snapshots: set[str] = field(default_factory=set)
-    """Disk snapshots (uuids) that are being read, or will be."""
-    failed: list[str] = field(default_factory=list)
-    """Disks that were not backed up although nobody stopped the run."""
-    modes: dict[str, str] = field(default_factory=dict)
-
-
 class Run:
-    """`cancelled`: a person cancels it while it reads its first disk. `lets_go_after`: how often the host
-    says that a disk is in use after it was read."""
+    """`cancelled`: a person cancels it before it reads. `unread`: so many of its disks fail."""
 
-    def __init__(self, world: World, name: str, *, cancelled: bool = False, lets_go_after: int = 1) -> None:
+    def __init__(self, world: World, name: str, *, cancelled: bool = False, unread: int = 0) -> None:
         self.name = name
-        self.reading = Reading()
-        self.is_cancelled = cancelled
-        self.planned = False
-        self.read = False
-        self.ended = False
+        self.reading: set[str] = set()
+        """Disk snapshots (uuids) that are being read, or will be: the judge sees that nobody takes them."""
+        self.failed: list[str] = []
+        """Disks that were not backed up although nobody meant it."""
+        self.modes: dict[str, str] = {}
+        """By disk."""
+        self._cancelled = cancelled
+        self._unread = unread
         self._world = world
-        self._lets_go_after = lets_go_after
         self._context = world.context(name)
 
     def __call__(self) -> None:
@@ -72,7 +61,6 @@ class Run:
                     disks += self._plan_disk(session, disk)
         keep_planned_vm(repository, self.name, world.vm.uuid, PlannedVm(facts, tuple(disks)))
         world.ledger.values[self.name] = RunValues(vms={world.vm.uuid: facts.write()})
-        self.planned = True
 
     def _take(self, session: PoolSession) -> VmSnapshot:
         world = self._world
@@ -84,7 +72,7 @@ class Run:
         snapshot = take_vm_snapshot(
             session, self.name, world.vm.ref, [], world.repository.repository_id, discard
         )
-        self.reading.snapshots |= {disk.uuid for disk in snapshot.disks}
+        self.reading |= {disk.uuid for disk in snapshot.disks}
         return snapshot
 
     def _plan_disk(self, session: PoolSession, disk: DiskSnapshot) -> list[PlannedDisk]:
@@ -93,11 +81,11 @@ class Run:
             last = repository.latest_disk(self._world.vm.uuid, disk.live_uuid)
             changes = changes_since(session, disk, last, None)
         except XapiFailure as failure:
-            self.reading.failed.append(f"{disk.name}: {failure}")
-            self.reading.snapshots.discard(disk.uuid)
+            self.failed.append(f"{disk.name}: {failure}")
+            self.reading.discard(disk.uuid)
             return []
         repository.keep_plan(self.name, disk.live_uuid, changes.plan)
-        self.reading.modes[disk.live_uuid] = changes.mode
+        self.modes[disk.live_uuid] = changes.mode
         facts = DiskFacts(
             vm_name="db",
             name=disk.name,
@@ -114,9 +102,9 @@ class Run:
         planned = planned_vm(self._world.repository, self.name, self._world.vm.uuid)
         assert planned is not None
         values = self._world.ledger.values[self.name]
-        for disk in planned.disks:
-            done = not self.is_cancelled and self._read(disk)
-            state = "cancelled" if self.is_cancelled else "complete" if done else "failed"
+        for number, disk in enumerate(planned.disks):
+            done = not self._cancelled and number >= self._unread and self._read(disk)
+            state = "cancelled" if self._cancelled else "complete" if done else "failed"
             values.disks.append(
                 DiskProgress(
                     disk=disk.disk,
@@ -134,23 +122,23 @@ class Run:
                     facts=disk.facts,
                 )
             )
-        values.cancelled = self.is_cancelled
-        self.reading.snapshots.clear()
-        self.read = True
+        values.cancelled = self._cancelled
+        self.reading.clear()
 
     def _read(self, disk: PlannedDisk) -> bool:
         """Plugged in at the host, read, closed; the packs stored."""
         pool, turns = self._world.pool, self._world.turns
-        turns.point(f"open {disk.snapshot}")
+        name = f"VDI:{disk.snapshot}"
+        turns.point(f"open {disk.snapshot}").writes = (name,)
         snapshot = pool.by_uuid(disk.snapshot)
         if snapshot is None or not snapshot.has_data:
-            self.reading.failed.append(f"{disk.facts.name}: there is nothing to read")
+            self.failed.append(f"{disk.facts.name}: there is nothing to read")
             return False
         vbd = pool.attach(pool.dom0(), snapshot, snapshot.uuid, self.name, plugged=True)
         vbd.opened = True
         self._store(disk, snapshot)
-        turns.point(f"close {disk.snapshot}")
-        vbd.opened, vbd.rejects = False, self._lets_go_after
+        turns.point(f"close {disk.snapshot}").writes = (name,)
+        vbd.opened, vbd.rejects = False, 1
         return True
 
     def _store(self, disk: PlannedDisk, snapshot: Vdi) -> None:
@@ -165,10 +153,9 @@ class Run:
         finish_vm(self._context, self.name, self._world.vm.uuid)
 
     def end(self) -> None:
-        status = "cancelled" if self.is_cancelled else "succeeded"
+        status = "cancelled" if self._cancelled else "succeeded"
         result = RunResult(self.name, status, None, "lab", None, STARTED, STARTED)  # type: ignore[arg-type]
         self._world.repository.close_run(self.name, result.write())
-        self.ended = True
 
 
 def block_of(value: int) -> bytes:

@@ -12,91 +12,83 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-MOST = 50_000
-"""Points in one course: more is an actor that never ends."""
+MOST = 5_000
+"""Steps of one course: more is an actor that never ends."""
 
 Choose = Callable[[str | None, Mapping[str, int], list[str]], str]
-"""Who goes on: whose turn it was (None at first, and after an end), how many calls each has made, who can."""
+"""Who goes on: whose turn it was (None at first, and after an end), how many steps each has done, who can."""
 
 
-def always() -> bool:
-    return True
+class CourseOver(BaseException):
+    """Another actor has failed: nobody goes on."""
+
+
+@dataclass
+class Step:
+    """`reads` are beginnings of names, `writes` are names, of objects in the bucket or on the pool."""
+
+    actor: str
+    what: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.actor:6} {self.what}"
 
 
 @dataclass
 class Actor:
-    """`begins` says when its first turn may come."""
-
     name: str
     work: Callable[[], None]
-    begins: Callable[[], bool] = always
-    calls: int = 0
+    steps: int = 0
     ended: bool = False
     error: BaseException | None = None
-    _go: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self._go.acquire()
-
-    def wait(self) -> None:
-        self._go.acquire()
-
-    def go(self) -> None:
-        self._go.release()
+    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
 
 class Turns:
     """One course. Outside of it (while a world is made) every point is passed at once."""
 
     def __init__(self) -> None:
-        self.trace: list[tuple[str, str]] = []
-        """Who did what, in order."""
+        self.trace: list[Step] = []
         self.clock = 0.0
         """Seconds: it moves when somebody sleeps."""
         self._actors: dict[str, Actor] = {}
         self._here = threading.local()
-        self._choose: Choose = _first
-        self._watch: Callable[[], None] = lambda: None
-        self._over = threading.Event()
+        self._stopped = False
+        self._choose: Choose
+        self._watch: Callable[[], None]
 
     def play(self, actors: Iterable[Actor], choose: Choose, watch: Callable[[], None]) -> None:
-        """To the end of all actors. `watch` looks at the world between two calls. Raises what an actor
-        raises."""
+        """To the end of all actors. `watch` looks at the world after each step. Raises what an actor or
+        `watch` raises first."""
         self._actors = {actor.name: actor for actor in actors}
         self._choose, self._watch = choose, watch
-        threads = [
-            threading.Thread(target=self._act, args=[actor], name=actor.name)
-            for actor in self._actors.values()
-        ]
+        threads = [threading.Thread(target=self._act, args=[actor]) for actor in self._actors.values()]
         for thread in threads:
             thread.start()
-        self._next(None).go()
-        self._over.wait()
+        self._next(None).turn.release()
         for thread in threads:
             thread.join()
         for actor in self._actors.values():
             if actor.error is not None:
                 raise actor.error
 
-    def point(self, what: str) -> None:
+    def point(self, what: str) -> Step:
         """Returns when it is the calling actor's turn to do `what`."""
-        actor = getattr(self._here, "actor", None)
+        actor: Actor | None = getattr(self._here, "actor", None)
         if actor is None:
-            return
+            return Step("", what)
         if len(self.trace) > MOST:
             raise RuntimeError("this course does not end")
         self._watch()
         following = self._next(actor.name)
         if following is not actor:
-            following.go()
-            actor.wait()
-        actor.calls += 1
-        self.trace.append((actor.name, what))
-
-    def who(self) -> str:
-        """The actor whose turn it is; "" outside of a course."""
-        actor = getattr(self._here, "actor", None)
-        return "" if actor is None else actor.name
+            following.turn.release()
+            self._wait(actor)
+        actor.steps += 1
+        self.trace.append(Step(actor.name, what))
+        return self.trace[-1]
 
     # in place of the module `time`
 
@@ -104,36 +96,34 @@ class Turns:
         return self.clock
 
     def sleep(self, seconds: float) -> None:
-        self.clock += seconds
         self.point(f"sleeps {seconds:g} s")
+        self.clock += seconds
 
     def _act(self, actor: Actor) -> None:
         self._here.actor = actor
-        actor.wait()
         try:
+            self._wait(actor)
             actor.work()
+            actor.ended = True
+            self._watch()
+            if not all(each.ended for each in self._actors.values()):
+                self._next(None).turn.release()
+        except CourseOver:
+            pass
         except BaseException as error:  # noqa: BLE001 raised again by `play`
             actor.error = error
-        actor.ended = True
-        self._watch()
-        if all(each.ended for each in self._actors.values()):
-            self._over.set()
-        else:
-            self._next(None).go()
+            self._stopped = True
+            for each in self._actors.values():
+                each.turn.release()
+
+    def _wait(self, actor: Actor) -> None:
+        actor.turn.acquire()
+        if self._stopped:
+            raise CourseOver
 
     def _next(self, current: str | None) -> Actor:
-        able = [
-            name
-            for name, actor in self._actors.items()
-            if not actor.ended and (actor.calls or actor.name == current or actor.begins())
-        ]
-        if not able:
-            raise RuntimeError("nobody can go on")
+        able = [name for name, actor in self._actors.items() if not actor.ended]
         if len(able) == 1:
             return self._actors[able[0]]
-        calls = {name: actor.calls for name, actor in self._actors.items()}
-        return self._actors[self._choose(current, calls, able)]
-
-
-def _first(current: str | None, calls: Mapping[str, int], able: list[str]) -> str:
-    return able[0]
+        steps = {name: actor.steps for name, actor in self._actors.items()}
+        return self._actors[self._choose(current, steps, able)]
