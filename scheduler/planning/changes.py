@@ -20,7 +20,7 @@ from workers.errors import CbtfleetError
 from workers.extents import Plan
 from workers.fleet import Mode
 from workers.repository import DiskPoint, Point
-from workers.xenapi import Session, XapiFailure, XapiRecord, is_gone
+from workers.xenapi import Session, XapiFailure, XapiRecord, is_gone, ref_or_none
 
 _CANNOT_TELL = {
     "SR_BACKEND_FAILURE_459": "the changed-block logs are inconsistent",
@@ -29,6 +29,9 @@ _CANNOT_TELL = {
     "SR_BACKEND_FAILURE_458": "changed-block tracking could not be read",
     "VDI_NO_CBT_METADATA": "the base snapshot has no changed-block metadata",
 }
+
+
+_BASE_IS_GONE = "the base snapshot is no longer on the pool"
 
 
 class BadBitmap(CbtfleetError):
@@ -64,7 +67,7 @@ def changes_since(
         return _full(disk, first if before is None else _replaced(disk, before))
     base = _base(session, last)
     if base is None:
-        return _full(disk, cbt_trouble or "the base snapshot is no longer on the pool")
+        return _full(disk, cbt_trouble or _BASE_IS_GONE)
     if cbt_trouble is not None:
         return _full(disk, cbt_trouble, why_it_went_off(session, disk.live_uuid, base.record))
     if base.sr_uuid != disk.sr_uuid:
@@ -80,6 +83,8 @@ def changes_since(
     try:
         answer = session.call_async("VDI.list_changed_blocks", base.ref, disk.ref)
     except XapiFailure as failure:
+        if is_gone(failure) and ref_or_none(session, "VDI", last.snapshot) is None:
+            return _full(disk, _BASE_IS_GONE)  # another run has committed meanwhile, and cleaned up
         if failure.code not in _CANNOT_TELL:
             raise
         why = why_it_went_off(session, disk.live_uuid, base.record)

@@ -22,13 +22,15 @@ LEFT = "20260101T003000Z-left00"
 
 @dataclass(frozen=True)
 class Scenario:
-    """`a` and `b`: what becomes of the runs; None: there is no such run. `left`: a third run ended without
-    cleaning up, long ago. `orphans` and `person` act beside them."""
+    """`a` and `b`: what becomes of the runs; None: there is no such run. `late`: they begin with their last
+    steps, after both have planned and read. `left`: a third run ended without cleaning up, long ago. `orphans`
+    and `person` act beside them."""
 
     name: str
     disks: int = 1
     a: str | None = "commits"
     b: str | None = "commits"
+    late: bool = False
     left: bool = False
     orphans: bool = False
     person: bool = False
@@ -46,12 +48,15 @@ def play(scenario: Scenario, choose: Choose, said: str) -> Sequence[Step]:
         if fate is not None
     }
     judge = Judge(world, list(runs.values()))
-    actors = [Actor(name, run) for name, run in runs.items()]
+    actors = [Actor(name, run.to_its_end if scenario.late else run) for name, run in runs.items()]
     if scenario.orphans:
         actors.append(Actor("look", lambda: _look_for_orphans(world)))
     if scenario.person:
         actors.append(Actor("person", lambda: act(world)))
     with world.time():
+        for run in runs.values() if scenario.late else ():
+            run.plan()
+            run.stream()
         try:
             world.turns.play(actors, choose, judge.look)
             steps = list(world.turns.trace)

@@ -84,6 +84,10 @@ class Pool:
     def dom0(self) -> Vm:
         return next(vm for vm in self.vms.values() if vm.control_domain)
 
+    def made_by(self, ref: str) -> str:
+        found = self.vms.get(ref) or self.vdis.get(ref) or self.vbds.get(ref)
+        return found.made_by if found else ""
+
     def name_of(self, ref: str) -> str:
         """Kind and uuid of what is or was there, for saying which calls concern the same object."""
         return self._called.get(ref, ref)

@@ -45,7 +45,10 @@ class Run:
     def __call__(self) -> None:
         self.plan()
         self.stream()
-        self.finish()
+        self.to_its_end()
+
+    def to_its_end(self) -> None:
+        finish_vm(self._context, self.name, self._world.vm.uuid)
         self.end()
 
     def plan(self) -> None:
@@ -148,9 +151,6 @@ class Run:
             pack = pack_of(self.name, disk, plan, batch, snapshot.content)
             with suppress(ObjectExists):
                 self._world.objects.put_if_absent(*pack)
-
-    def finish(self) -> None:
-        finish_vm(self._context, self.name, self._world.vm.uuid)
 
     def end(self) -> None:
         status = "cancelled" if self._cancelled else "succeeded"

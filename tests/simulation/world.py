@@ -111,8 +111,11 @@ class PoolSession:
             return self._pool.do(self._by, method, *args)
         before = self._pool.state()
         step.reads = tuple(self._pool.name_of(ref) for ref in args if isinstance(ref, str))
-        if "destroy" in what:
-            step.reads += ("points/", "runs/")  # the judge asks there
+        if what == "destroy":
+            step.reads += ("points/",)  # the judge asks there
+        made_by = self._pool.made_by(args[0])
+        if "destroy" in what and made_by != self._by:
+            step.reads += (f"runs/{made_by}/open",)
         try:
             return self._pool.do(self._by, method, *args)
         finally:
