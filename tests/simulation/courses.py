@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from scheduler.pool_objects.garbage_collector import clean_pool
+from scheduler.pool_objects.snapshots import snapshot_name
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.person import act
 from tests.simulation.run import Run
@@ -39,7 +40,7 @@ class Scenario:
         return self.name
 
 
-def play(scenario: Scenario, choose: Choose, said: str) -> Sequence[Step]:
+def play(scenario: Scenario, choose: Choose, said: str, good_ends: set[str]) -> Sequence[Step]:
     """What happened, in order. Raises Violation with the schedule, as it was `said`, and all steps."""
     world = _beginning(scenario.disks, scenario.left).copy()
     runs = {
@@ -47,7 +48,7 @@ def play(scenario: Scenario, choose: Choose, said: str) -> Sequence[Step]:
         for name, run, fate in (("A", RUN_A, scenario.a), ("B", RUN_B, scenario.b))
         if fate is not None
     }
-    judge = Judge(world, list(runs.values()))
+    judge = Judge(world, list(runs.values()), good_ends)
     actors = [Actor(name, run.to_its_end if scenario.late else run) for name, run in runs.items()]
     if scenario.orphans:
         actors.append(Actor("look", lambda: _look_for_orphans(world)))
@@ -85,6 +86,8 @@ def _beginning(disks: int, left: bool) -> World:
             run = Run(world, LEFT)
             run.plan()
             run.stream()
+            # sent again after its answer was lost, and nobody came to tag it
+            world.pool.do(LEFT, "VM.snapshot", world.vm.ref, snapshot_name(LEFT))
             run.end()
     return world
 

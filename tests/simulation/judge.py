@@ -16,15 +16,20 @@ from tests.simulation.run import Run, block_of
 from tests.simulation.world import World
 from workers.repository import DiskPoint
 
+PROOF = 24
+"""Steps of one actor, at most, from the first question of a proof to the effect of the call."""
+
+
 class Violation(AssertionError):
     pass
 
 
-_good_ends: set[str] = set()
-
-
 class Judge:
-    def __init__(self, world: World, runs: Sequence[Run]) -> None:
+    """`good_ends`: those of earlier courses of the same code. Most courses come to one of a few ends, and one
+    that was found good is not looked at again."""
+
+    def __init__(self, world: World, runs: Sequence[Run], good_ends: set[str]) -> None:
+        self._good_ends = good_ends
         self._world = world
         self._runs = {run.name: run for run in runs}
         self._seen = 0
@@ -37,14 +42,23 @@ class Judge:
 
     def _judge(self, kind: str, uuid: str, made_by: str, by: str) -> None:
         what = f"{by} destroyed {kind} {uuid} of {made_by}"
-        if made_by == "person":
-            raise Violation(f"{what}")
+        if made_by == "person" and by != "person" and not self._too_late_to_see(uuid):
+            raise Violation(what)
         if any(uuid in run.reading for run in self._runs.values()):
             raise Violation(f"{what}, which is to be read")
         if made_by != by and self._world.unwatched.run_is_open(made_by):
             raise Violation(f"{what}, which is at work")
         if kind == "VDI" and uuid in self._bases():
             raise Violation(f"{what}, the base of its disk's next backup")
+
+    def _too_late_to_see(self, uuid: str) -> bool:
+        """A person took it after whoever destroyed it had begun to prove that nobody has it: XAPI has no call
+        that proves and destroys."""
+        taken = self._world.taken.get(uuid)
+        if taken is None:
+            return False
+        trace = self._world.turns.trace
+        return sum(step.actor == trace[-1].actor for step in trace[taken:]) <= PROOF
 
     def _bases(self) -> set[str]:
         """Snapshots (uuids) that the next backup will ask for the changes since."""
@@ -57,11 +71,10 @@ class Judge:
         return [disk for disk in found if disk is not None]
 
     def end(self) -> None:
-        """What was found good once is not looked at again: most courses come to one of a few ends."""
         end = repr((sorted(self._world.pool.state().items()), sorted(self._world.objects.objects)))
-        if end not in _good_ends:
+        if end not in self._good_ends:
             self._end()
-            _good_ends.add(end)
+            self._good_ends.add(end)
 
     def _end(self) -> None:
         world = self._world
@@ -70,13 +83,15 @@ class Judge:
                 raise Violation(f"{run.name}: {run.failed}")
         stayed = [each for each in clean_pool(world.context("orphans"), "lab", lambda: False) if each.error]
         self.look()
-        ours = [vdi for vdi in world.pool.snapshots() if vdi.made_by != "person"]
+        theirs = {vbd.vdi for vbd in world.pool.vbds.values() if vbd.made_by == "person"}
+        ours = [
+            vdi for vdi in world.pool.snapshots() if vdi.made_by != "person" and vdi.ref not in theirs
+        ]
         left = {vdi.uuid for vdi in ours if vdi.has_data or vdi.uuid not in self._bases()}
         vms = {vm.name for vm in world.pool.vms.values() if vm.made_by != "person"}
         if left or vms:
             raise Violation(f"left on the pool: {left or ''} {vms or ''}, and kept: {stayed}")
-        plugged = [vbd.uuid for vbd in world.pool.vbds.values() if vbd.vm == world.pool.dom0().ref]
-        if plugged:
+        if plugged := [vbd.uuid for vbd in world.pool.vbds.values() if vbd.vm == world.pool.dom0().ref]:
             raise Violation(f"left plugged in: {plugged}")
         following = Run(world, "20260102T000000Z-next00")
         self._runs[following.name] = following

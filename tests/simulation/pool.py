@@ -7,7 +7,6 @@ courses a minute, and may be asked between any two calls what it has.
     VM.destroy       the record and its VBDs; the disks stay
     VDI.destroy      VDI_IN_USE while it is plugged in; VBDs that are not plugged in go with it
     VDI.data_destroy VDI_IN_USE while it has any VBD
-    VM.revert        a clone in the place of each disk, whose snapshots claim to be the clone's
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 from tests.simulation.change_log import ChangeLog
 from tests.simulation.pool_records import BLOCKS, Content, Vbd, Vdi, Vm
-from workers.xenapi import NULL_REF, XapiFailure
+from workers.xenapi import XapiFailure
 
 
 class Pool:
@@ -80,6 +79,9 @@ class Pool:
 
     def by_uuid(self, uuid: str) -> Vdi | None:
         return next((vdi for vdi in self.vdis.values() if vdi.uuid == uuid), None)
+
+    def vm_named(self, name: str) -> Vm:
+        return next(vm for vm in self.vms.values() if vm.name == name and not vm.is_a_snapshot)
 
     def dom0(self) -> Vm:
         return next(vm for vm in self.vms.values() if vm.control_domain)
@@ -175,25 +177,6 @@ class Pool:
             del self.vbds[vbd.ref]
         gone = self.vms.pop(vm)
         self.destroyed.append(("VM", gone.uuid, gone.made_by, by))
-
-    def _vm_revert(self, by: str, snapshot: str) -> None:
-        live = {vbd.userdevice: vbd for vbd in self.vbds.values() if vbd.vm == self.vms[snapshot].snapshot_of}
-        for held in [vbd for vbd in self.vbds.values() if vbd.vm == snapshot and vbd.userdevice in live]:
-            source, old = self.vdis[held.vdi], self.vdis[live[held.userdevice].vdi]
-            new = Vdi(
-                *self._name("VDI"),
-                old.name,
-                old.made_by,
-                source.content,
-                cbt_enabled=False,
-                other_config={**source.other_config},
-            )
-            self.vdis[new.ref], self._logs[new.ref] = new, ChangeLog()
-            for sibling in self.snapshots():
-                if sibling.snapshot_of == old.ref:
-                    sibling.snapshot_of = new.ref
-            live[held.userdevice].vdi = new.ref
-            del self.vdis[old.ref], self._logs[old.ref]
 
     def _vdi_get_uuid(self, by: str, vdi: str) -> str:
         return self.vdis[vdi].uuid

@@ -38,6 +38,7 @@ class World:
         self.pool = Pool()
         self.pool.add_vm("dom0", 0, control_domain=True)
         self.vm: Vm = self.pool.add_vm("db", disks)
+        self.pool.add_vm("web", 1)
         self.objects = MemoryStore()
         self._connect()
 
@@ -46,6 +47,8 @@ class World:
         self.repository = Repository.open(TurnStore(self.turns, self.objects), PLAIN)
         self.unwatched = Repository.open(self.objects, PLAIN)
         """The same repository, for the judge: nobody gets a turn."""
+        self.taken: dict[str, int] = {}
+        """What a person took over (uuid), after so many steps."""
 
     def copy(self) -> World:
         """One of its own to play in, with nothing in the ledger."""
@@ -57,6 +60,9 @@ class World:
         other.objects.objects = {**self.objects.objects}
         other._connect()
         return other
+
+    def person_takes(self, uuid: str) -> None:
+        self.taken[uuid] = len(self.turns.trace)
 
     def context(self, by: str) -> Any:
         """A ControlContext's parts, of the process that acts for `by`."""
