@@ -83,7 +83,7 @@ def _beginning(disks: int, left: bool) -> World:
     with world.time():
         Run(world, FIRST)()
         if left:
-            run = Run(world, LEFT)
+            run = Run(world, LEFT, refusals=6)
             run.plan()
             run.stream()
             # sent again after its answer was lost, and nobody came to tag it
@@ -179,4 +179,6 @@ def _concern(one: Step, other: Step) -> bool:
 
 
 def _changes(one: Step, other: Step) -> bool:
-    return any(name.startswith(read) for name in one.writes for read in other.reads)
+    return any(
+        name.startswith(read) or read.startswith(name) for name in one.writes for read in other.reads
+    )

@@ -1,9 +1,9 @@
 """What must hold after each step of a course, and at its end; asked of the pool and the bucket directly.
 
-    after a step    what was destroyed in it was no person's, was not being read, was of no other run that is
-                    at work, and was not the base of a disk's next backup
-    at the end      one look for orphans leaves of each disk its base, and nothing else of ours
-                    every restore point's bytes are its snapshot's, also those of one more run, an increment
+after a step    what was destroyed in it was no person's, was not being read, was of no other run that is
+                at work, and was not the base of a disk's next backup
+at the end      one look for orphans leaves of each disk its base, and nothing else of ours
+                every restore point's bytes are its snapshot's, also those of one more run, an increment
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.simulation.run import Run, block_of
 from tests.simulation.world import World
 from workers.repository import DiskPoint
 
-PROOF = 24
+PROOF = {"VM": 24, "VDI": 14, "VBD": 14, "data": 14}
 """Steps of one actor, at most, from the first question of a proof to the effect of the call."""
 
 
@@ -42,7 +42,7 @@ class Judge:
 
     def _judge(self, kind: str, uuid: str, made_by: str, by: str) -> None:
         what = f"{by} destroyed {kind} {uuid} of {made_by}"
-        if made_by == "person" and by != "person" and not self._too_late_to_see(uuid):
+        if made_by == "person" and by != "person" and not self._too_late_to_see(kind, uuid):
             raise Violation(what)
         if any(uuid in run.reading for run in self._runs.values()):
             raise Violation(f"{what}, which is to be read")
@@ -51,14 +51,14 @@ class Judge:
         if kind == "VDI" and uuid in self._bases():
             raise Violation(f"{what}, the base of its disk's next backup")
 
-    def _too_late_to_see(self, uuid: str) -> bool:
+    def _too_late_to_see(self, kind: str, uuid: str) -> bool:
         """A person took it after whoever destroyed it had begun to prove that nobody has it: XAPI has no call
         that proves and destroys."""
         taken = self._world.taken.get(uuid)
         if taken is None:
             return False
         trace = self._world.turns.trace
-        return sum(step.actor == trace[-1].actor for step in trace[taken:]) <= PROOF
+        return sum(step.actor == trace[-1].actor for step in trace[taken:]) <= PROOF[kind]
 
     def _bases(self) -> set[str]:
         """Snapshots (uuids) that the next backup will ask for the changes since."""
@@ -84,15 +84,14 @@ class Judge:
         stayed = [each for each in clean_pool(world.context("orphans"), "lab", lambda: False) if each.error]
         self.look()
         theirs = {vbd.vdi for vbd in world.pool.vbds.values() if vbd.made_by == "person"}
-        ours = [
-            vdi for vdi in world.pool.snapshots() if vdi.made_by != "person" and vdi.ref not in theirs
-        ]
-        left = {vdi.uuid for vdi in ours if vdi.has_data or vdi.uuid not in self._bases()}
+        ours = [vdi for vdi in world.pool.snapshots() if vdi.made_by != "person" and vdi.ref not in theirs]
+        unused = {vdi.uuid for vdi in ours if vdi.has_data or vdi.uuid not in self._bases()}
         vms = {vm.name for vm in world.pool.vms.values() if vm.made_by != "person"}
-        if left or vms:
-            raise Violation(f"left on the pool: {left or ''} {vms or ''}, and kept: {stayed}")
-        if plugged := [vbd.uuid for vbd in world.pool.vbds.values() if vbd.vm == world.pool.dom0().ref]:
-            raise Violation(f"left plugged in: {plugged}")
+        if unused or vms:
+            raise Violation(f"left on the pool: {unused or ''} {vms or ''}, and kept: {stayed}")
+        plugged = [vbd.vdi for vbd in world.pool.vbds.values() if vbd.vm == world.pool.dom0().ref]
+        if left := [vdi for vdi in plugged if world.pool.vdis[vdi].made_by != "person"]:
+            raise Violation(f"left plugged in: {left}, and kept: {stayed}")
         following = Run(world, "20260102T000000Z-next00")
         self._runs[following.name] = following
         bases = self._bases()

@@ -14,15 +14,15 @@ def act(world: World) -> None:
     with world.context("person").sessions.borrow("lab") as session:
         session.call("VM.snapshot", world.vm.ref, "before the upgrade")
         point("attaches a snapshot").writes = ("VDI:",)
-        ours = _free(world)
+        ours = [vdi for vdi in _free(world) if vdi.has_data]
         if ours:
-            vbd = pool.attach(pool.vm_named("web"), ours[-1], "5", "person")
+            vbd = pool.attach(pool.vm_named("web"), ours[0], "5", "person")
             world.person_takes(vbd.uuid)
             point("looks into it")
             if vbd.ref in pool.vbds:
                 session.call("VBD.destroy", vbd.ref)
         point("removes the tag of a snapshot to keep it").writes = ("VDI:",)
-        for vdi in _free(world)[:1]:
+        for vdi in _free(world)[-1:]:
             del vdi.other_config[TAG_REPOSITORY]
             vdi.made_by = "person"
             world.person_takes(vdi.uuid)

@@ -27,9 +27,12 @@ STARTED = "2026-01-01T00:00:00Z"
 
 
 class Run:
-    """`cancelled`: a person cancels it before it reads. `unread`: so many of its disks fail."""
+    """`cancelled`: a person cancels it before it reads. `unread`: so many of its disks fail.
+    `refusals`: how often a host says that a disk is in use after it was read."""
 
-    def __init__(self, world: World, name: str, *, cancelled: bool = False, unread: int = 0) -> None:
+    def __init__(
+        self, world: World, name: str, *, cancelled: bool = False, unread: int = 0, refusals: int = 1
+    ) -> None:
         self.name = name
         self.reading: set[str] = set()
         """Disk snapshots (uuids) that are being read, or will be: the judge sees that nobody takes them."""
@@ -39,6 +42,7 @@ class Run:
         """By disk."""
         self._cancelled = cancelled
         self._unread = unread
+        self._refusals = refusals
         self._world = world
         self._context = world.context(name)
 
@@ -141,7 +145,7 @@ class Run:
         vbd.opened = True
         self._store(disk, snapshot)
         turns.point(f"close {disk.snapshot}").writes = (name,)
-        vbd.opened, vbd.rejects = False, 1
+        vbd.opened, vbd.rejects = False, self._refusals
         return True
 
     def _store(self, disk: PlannedDisk, snapshot: Vdi) -> None:
