@@ -179,6 +179,4 @@ def _concern(one: Step, other: Step) -> bool:
 
 
 def _changes(one: Step, other: Step) -> bool:
-    return any(
-        name.startswith(read) or read.startswith(name) for name in one.writes for read in other.reads
-    )
+    return any(name.startswith(read) or read.startswith(name) for name in one.writes for read in other.reads)
