@@ -1,9 +1,8 @@
-"""One course: runs of one policy, and whoever else acts on the pool, from the same beginning by one schedule."""
+"""One course: runs of one policy, and whoever else acts on the pool, by one schedule."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,9 +22,11 @@ LEFT = "20260101T003000Z-left00"
 
 @dataclass(frozen=True)
 class Scenario:
-    """`a` and `b`: what becomes of the runs; None: there is no such run. `late`: they begin with their last
-    steps, after both have planned and read. `left`: a third run ended without cleaning up, long ago. `orphans`
-    and `person` act beside them."""
+    """`a` and `b`: what becomes of the runs; None: there is no such run.
+
+    `late`: they begin with their last steps, after both have planned and read. `left`: a third run ended long
+    ago without cleaning up. `orphans` and `person`: a look for orphans, a person beside them.
+    """
 
     name: str
     disks: int = 1
@@ -90,93 +91,3 @@ def _beginning(disks: int, left: bool) -> World:
             world.pool.do(LEFT, "VM.snapshot", world.vm.ref, snapshot_name(LEFT))
             run.end()
     return world
-
-
-# Schedules
-
-
-def at_random(seed: int) -> Choose:
-    """Whose turn it is goes on four times of five."""
-    rolls = random.Random(seed)
-
-    def choose(current: str | None, steps: Mapping[str, int], able: list[str]) -> str:
-        if current in able and rolls.random() < 0.8:
-            return current
-        return rolls.choice(able)
-
-    return choose
-
-
-def switched(first: str, after: int, until: int) -> Choose:
-    """`first` does so many steps, then the others `until` so many, then it goes on to its end."""
-
-    def choose(current: str | None, steps: Mapping[str, int], able: list[str]) -> str:
-        others = [name for name in able if name != first]
-        done = sum(count for name, count in steps.items() if name != first)
-        if first in able and (steps[first] < after or done >= until):
-            return first
-        return others[0]
-
-    return choose
-
-
-Play = Callable[[int, int], Sequence[Step]]
-
-
-def with_two_switches(first: str, play: Play) -> int:
-    """Plays every course of two actors in which `first` is interrupted once, and the other one once: they do
-    so many steps each, then `first` goes on to its end, and the other one to its own. Returns how many.
-
-    Left out is a course that differs from one that was played only by the order of two steps that do not
-    concern each other: none of them changes what the other one reads or changes.
-    """
-    alone = play(0, 0)
-    played, after, before = 1, 0, [alone]
-    while after <= sum(step.actor == first for step in alone):
-        row = [alone]
-        while True:
-            until = len(row)
-            course = _moved_other(row[-1], first, after, until) or (
-                _moved_first(before[until], first, after, until) if after and until < len(before) else None
-            )
-            if course is None:
-                course = play(after, until)
-                played += 1
-            row.append(course)
-            if until >= sum(step.actor != first for step in course):
-                break
-        before = row
-        after += 1
-    return played
-
-
-def _moved_other(course: Sequence[Step], first: str, after: int, until: int) -> list[Step] | None:
-    """The course in which the other one was interrupted a step earlier, with that step in its new place; None
-    when that step concerns what `first` did until its end."""
-    start = after + until - 1
-    index = next((i for i in range(start, len(course)) if course[i].actor != first), None)
-    if index is None:
-        return [*course]
-    step, between = course[index], course[start:index]
-    if any(_concern(step, each) for each in between):
-        return None
-    return [*course[:start], step, *between, *course[index + 1 :]]
-
-
-def _moved_first(course: Sequence[Step], first: str, after: int, until: int) -> list[Step] | None:
-    """The same, of the course in which `first` was interrupted a step earlier."""
-    start, index = after - 1, after - 1 + until
-    if index >= len(course) or course[index].actor != first:
-        return None
-    step, between = course[index], course[start:index]
-    if any(_concern(step, each) for each in between):
-        return None
-    return [*course[:start], step, *between, *course[index + 1 :]]
-
-
-def _concern(one: Step, other: Step) -> bool:
-    return _changes(one, other) or _changes(other, one) or bool(set(one.writes) & set(other.writes))
-
-
-def _changes(one: Step, other: Step) -> bool:
-    return any(name.startswith(read) or read.startswith(name) for name in one.writes for read in other.reads)

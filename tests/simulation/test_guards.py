@@ -1,7 +1,7 @@
 """Each proof that is taken away is missed: some course then breaks what judge.py asks for.
 
-Not seen by a course, as another check stands before it, and tested in test_proofs.py: a VM snapshot of a run at
-work, a restore point that cannot be read, a disk that is gone, a base that is gone, a VBD of no control domain.
+No course sees these, as another check stands before them: test_proofs.py has a VM snapshot of a run at work,
+a restore point that cannot be read, a disk and a base that are gone, and a host's VBDs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.simulation.broken_guards import GUARDS, Guard
-from tests.simulation.courses import Scenario, at_random, play, switched, with_two_switches
+from tests.simulation.courses import Scenario, play
 from tests.simulation.judge import Violation
+from tests.simulation.schedules import at_random, switched
+from tests.simulation.two_switches import with_two_switches
 
 ENDS = Scenario("all of them at the runs' ends", left=True, orphans=True, person=True, late=True)
 LATE = Scenario("A is cancelled", a="is cancelled", late=True)

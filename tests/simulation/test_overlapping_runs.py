@@ -1,10 +1,12 @@
-"""Two runs of one policy at the same time: whatever the order of their steps, what judge.py asks for holds."""
+"""Two runs of one policy at the same time: whatever the order of their steps, judge.py finds nothing."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.simulation.courses import Scenario, at_random, play, switched, with_two_switches
+from tests.simulation.courses import Scenario, play
+from tests.simulation.schedules import at_random, switched
+from tests.simulation.two_switches import with_two_switches
 
 CANCELLED = Scenario("A is cancelled", a="is cancelled")
 BOTH = Scenario("both commit")
@@ -38,7 +40,7 @@ def test_every_course_with_two_switches(scenario: Scenario, first: str) -> None:
             scenario, switched(first, after, until), f"switched({first!r}, {after}, {until})", good_ends
         ),
     )
-    assert played > 100, f"only {played} courses: too many were taken for the same"
+    assert played > 30, f"only {played} courses: too many were taken for the same"
 
 
 @pytest.mark.parametrize(
