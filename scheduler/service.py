@@ -14,8 +14,6 @@ import socket
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
-from celery import signals
-
 from scheduler.background_loop import stop_all
 from scheduler.context import ControlContext
 from scheduler.hooks import check_hooks
@@ -95,5 +93,4 @@ def _run(settings: Settings, at_the_end: ExitStack) -> None:
             loop.start()
         log.info("scheduler is ready")
 
-    signals.worker_ready.connect(ready, weak=False)
-    run_worker(app, "scheduler", pool="threads", concurrency=STEP_THREADS, queue=STEP_QUEUE)
+    run_worker(app, "scheduler", ready, pool="threads", concurrency=STEP_THREADS, queue=STEP_QUEUE)

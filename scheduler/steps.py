@@ -26,7 +26,7 @@ from scheduler.planning.steps import plan_run, plan_vm
 from scheduler.retry import TRANSIENT, with_retries
 from scheduler.runs.facts import VmInHand, failed_vm, keep_run_facts, run_facts
 from workers.errors import CbtfleetError
-from workers.fleet import Ledger, LedgerUnreachable
+from workers.fleet import Ledger, LedgerUnreachable, StepLost
 from workers.messages import STEP_QUEUE, STEP_TASK, NotAMessage, Step
 from workers.records import RecordUnreadable
 
@@ -41,7 +41,8 @@ END_AGAIN = 60.0
 class _StepLease:
     """Renews a step's lease from a thread while the step is being done.
 
-    `lost` says that it ran out, as this process stood still, and another has the step now.
+    `lost` says that it ran out, as this process stood still, and another has the step now; or that Redis
+    forgot it with everything.
     """
 
     def __init__(self, ledger: Ledger, step: Step, fence: int) -> None:
@@ -86,11 +87,13 @@ def do_step(context: ControlContext, step: Step) -> bool:
     if fence is None:
         return False
     failure: str | None = None
-    with _StepLease(context.ledger, step, fence) as lease:
+    with _StepLease(context.ledger, step, fence) as lease, context.ledger.holding(step, fence):
         try:
             with_retries(lambda: _do(context, step), go_on=lease.still_ours)
         except LedgerUnreachable:
             raise
+        except StepLost:
+            lease.lost = True
         except WaitsForPermit as wait:
             context.ledger.put_off_step(step, fence, wait.seconds)
             return False

@@ -2,6 +2,8 @@
 
 A foreign S3 server can be tested too: TEST_S3_ENDPOINT is its address, and the usual AWS_* variables
 hold credentials that may create buckets. Every test makes a bucket of its own there and removes it.
+
+Whatever else a test starts, it ends: see tests/leftovers.py.
 """
 
 from __future__ import annotations
@@ -11,8 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +24,11 @@ import pytest
 import redis
 from botocore.config import Config
 
+from scheduler.single_machine.embedded_redis import answers
+from tests.default_signals import catch_what_is_ignored
+from tests.leftovers import end_what_is_left, mark_what_is_started, what_runs
+from tests.until import until
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -31,10 +36,34 @@ FOREIGN_S3 = "TEST_S3_ENDPOINT"
 """Not CBTFLEET_...: such variables are settings, and unknown ones are refused."""
 
 
+def pytest_configure() -> None:
+    catch_what_is_ignored()
+    mark_what_is_started()
+
+
+@pytest.fixture(scope="session")
+def lasting_processes() -> set[int]:
+    """Servers that are started by a test, and serve those that follow."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(lasting_processes: set[int]) -> Iterator[None]:
+    before = what_runs()
+    yield
+    left = end_what_is_left(before, lasting_processes)
+    assert not left, "\n".join(["the test left running:", *left])
+
+
 def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((address, port)) == 0
 
 
 def redis_server_binary() -> str:
@@ -48,7 +77,7 @@ def redis_server_binary() -> str:
 
 
 @pytest.fixture(scope="session")
-def _redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _redis_socket(tmp_path_factory: pytest.TempPathFactory, lasting_processes: set[int]) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("redis")
     path = folder / "redis.sock"
     command = [
@@ -66,14 +95,8 @@ def _redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if "v=6" not in version:  # which allows DEBUG without being asked
         command += ["--enable-debug-command", "yes"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        client = redis.Redis(unix_socket_path=str(path))
-        for _ in range(500):
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.01)
-        client.close()
+        lasting_processes.add(process.pid)
+        until(lambda: answers(path))
         yield path
         process.terminate()
 
@@ -96,7 +119,7 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
+def s3_endpoint(lasting_processes: set[int]) -> Iterator[str]:
     """The address of a real S3 API over HTTP (moto's server in a process of its own)."""
     port = free_port()
     with subprocess.Popen(
@@ -104,13 +127,9 @@ def s3_endpoint() -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
+        lasting_processes.add(process.pid)
         endpoint = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{endpoint}/moto-api/data.json", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+        until(lambda: listens(port))
         yield endpoint
         process.terminate()
 

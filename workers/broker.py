@@ -8,11 +8,14 @@ busy process sits on a message that an idle one could take; there is no result b
 from __future__ import annotations
 
 import os
+import signal
 import socket
+from collections.abc import Callable
 
 from celery import Celery, signals
 from kombu.entity import Queue
 
+from workers.interrupts import drop_interrupt, interrupts_are_ignored
 from workers.messages import STEP_QUEUE, STREAM_QUEUE
 
 _FOREVER = 10 * 365 * 24 * 3600
@@ -60,11 +63,23 @@ def celery_app(redis_url: str) -> Celery:
     return app
 
 
-def run_worker(app: Celery, kind: str, *, pool: str, concurrency: int, queue: str) -> None:
-    """Celery's worker in this process, until SIGTERM or SIGINT. Its logging is left as it is.
+def run_worker(
+    app: Celery, kind: str, ready: Callable[..., None], *, pool: str, concurrency: int, queue: str
+) -> None:
+    """Celery's worker in this process, until SIGTERM or SIGINT. Its logging is left as it is, and a SIGINT
+    that is ignored stays so.
 
-    `kind` begins its name at the broker, `pool` is Celery's ("prefork" or "threads").
+    `kind` begins its name at the broker, `pool` is Celery's ("prefork" or "threads"). `ready` is called, with
+    the arguments of Celery's signal, when it waits for messages.
     """
+    interrupts_ignored = interrupts_are_ignored()
+
+    def on_ready(**facts: object) -> None:
+        if interrupts_ignored:
+            signal.signal(signal.SIGINT, drop_interrupt)  # Celery has taken it
+        ready(**facts)
+
+    signals.worker_ready.connect(on_ready, weak=False)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     app.worker_main(
         [

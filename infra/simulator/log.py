@@ -44,7 +44,8 @@ class ActivityLog:
     rejects: Counter[str] = field(default_factory=Counter)
     peak: dict[str, int] = field(default_factory=dict)
     peak_sockets: dict[str, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.Condition = field(default_factory=threading.Condition, repr=False)
+    """Notified when a slot becomes free."""
     _running: Counter[str] = field(default_factory=Counter)
     _slots: Counter[str] = field(default_factory=Counter)
     _sockets: Counter[str] = field(default_factory=Counter)
@@ -84,6 +85,12 @@ class ActivityLog:
         with self._lock:
             self._slots[entry.host] -= 1
             entry.freed = time.time()
+            self._lock.notify_all()
+
+    def wait_until_all_slots_are_free(self, seconds: float) -> bool:
+        """False when some are still taken after that long."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not any(self._slots.values()), seconds)
 
     def slots_in_use(self, host: str) -> int:
         with self._lock:

@@ -228,6 +228,14 @@ class SimulatedPool:
     def clear_log(self) -> None:
         self.state.log.clear()
 
+    def wait_until_let_go(self, seconds: float = 60.0) -> None:
+        """Returns when no host has an NBD connection any more: what a client has closed, its host lets go of
+        later. Then all disks are unplugged (a leaked one is not), all slots free, and the log is complete.
+        Raises TimeoutError."""
+        if not self.state.log.wait_until_all_slots_are_free(seconds):
+            slots = {host.name: self.state.log.slots_in_use(host.uuid) for host in self.hosts}
+            raise TimeoutError(f"slots that are still taken after {seconds:g} s: {slots}")
+
     def leftovers(self) -> dict[str, Any]:
         return inspection.leftovers(self.state)
 

@@ -10,6 +10,7 @@ import typer
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
 from scheduler.single_machine.up import run_up, worker_command
+from workers.interrupts import interrupts_are_ignored
 from workers.logs import start_logging
 
 ConcurrencyOption = Annotated[
@@ -54,12 +55,14 @@ def up(
     invocation = Invocation.of(context, config, as_json)
     start_logging()
 
+    stopped_by = "SIGTERM" if interrupts_are_ignored() else "Ctrl-C"
+
     def ready(processes: dict[str, object]) -> None:
         if invocation.as_json:
             print(json.dumps(processes), flush=True)
         else:
             parts = ", ".join(name for name in processes if not name.endswith("_url"))
-            note(f"cbtfleet up: {parts} running; Ctrl-C stops them")
+            note(f"cbtfleet up: {parts} running; {stopped_by} stops them")
 
     end(run_up(invocation.settings(), invocation.settings_file, concurrency, ready))
 

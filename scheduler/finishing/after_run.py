@@ -1,4 +1,5 @@
-"""What follows a run's end: retention, the policy's hook, and telling people. None of it can fail the run.
+"""What follows a run's end: retention, the policy's hook, what dead writers left in the store, and telling
+people. None of it can fail the run.
 
 It may be done twice when a scheduler dies in the middle, and is never left out: the run's last step ends
 only after it.
@@ -43,6 +44,11 @@ def _after_run(context: ControlContext, result: RunResult) -> None:
             _run_hook(policy, result, forgotten)
         except Exception as error:  # noqa: BLE001 said in the notification; the run must not suffer
             troubles.append(_said(error))
+    try:
+        if abandoned := context.repository.remove_abandoned_writes():
+            log.info("%d half-written files of dead writers are removed from the store", abandoned)
+    except Exception as error:  # noqa: BLE001 said in the notification; the run must not suffer
+        troubles.append(f"half-written files of dead writers stay in the store: {_said(error)}")
     for line in troubles:
         log.error("after run %s: %s", result.run, line)
     notify(parse_notifications(context.settings), compose(result, troubles, len(forgotten)))

@@ -63,6 +63,7 @@ def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     planned = planned_vm(context.repository, run, vm_uuid)
     facts = {disk.disk: disk.facts for disk in planned.disks} if planned is not None else {}
     disks = [disk for disk in context.ledger.progress(run).disks if disk.vm == vm_uuid]
+    vm.keep()  # refused when the step was lost: what was read may be of a run that came back, without disks
     rows = {disk.disk: _row(vm, disk, facts.get(disk.disk)) for disk in disks}
     committed: list[DiskPoint] = []
     if planned is None:

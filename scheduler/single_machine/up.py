@@ -27,6 +27,7 @@ from scheduler.single_machine import children
 from scheduler.single_machine.embedded_redis import EmbeddedRedis
 from workers.errors import ConfigurationError, MachineUnfit
 from workers.fleet import Ledger
+from workers.interrupts import drop_interrupt, interrupts_are_ignored
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def run_up(
     on_ready: Callable[[dict[str, object]], None] | None = None,
 ) -> int:
     """Runs until SIGTERM or SIGINT (then returns 0), or until a child ends with one of FINAL (returns that).
+    An ignored SIGINT stays so.
 
     `on_ready` is called once, with the process ids, when every child has been started. Raises
     EmbeddedRedisFailed when our own Redis cannot start.
@@ -198,7 +200,7 @@ def _signals() -> Iterator[_Signals]:
     signals = _Signals()
     handlers = {
         signal.SIGTERM: signals.on_stop,
-        signal.SIGINT: signals.on_stop,
+        signal.SIGINT: drop_interrupt if interrupts_are_ignored() else signals.on_stop,
         signal.SIGCHLD: signals.on_child,
     }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}

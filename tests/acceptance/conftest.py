@@ -12,10 +12,9 @@ import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,15 @@ from typing import Any
 import pytest
 
 from tests.conftest import FOREIGN_S3
+from tests.failure_report import complaints, run_in_short
+from tests.until import PATIENCE, until
 from workers.repository import Repository, load_private_keys, open_store, restore_disk
 from workers.settings import load_settings
 
 PASSPHRASE = "correct horse battery staple"
+
+LONG = 240.0
+"""Seconds for what takes a run, or a command, some seconds on a machine that does nothing else."""
 
 
 class Simulator:
@@ -44,7 +48,7 @@ class Simulator:
                 text=True,
             )
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], 30)
+        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
         line = self._process.stdout.readline() if ready else ""
         assert line, (folder / "stderr.log").read_text()
         self.facts: dict[str, Any] = json.loads(line)
@@ -79,7 +83,7 @@ class Simulator:
 
     def _open(self, path: str, body: bytes | None = None) -> Any:
         request = urllib.request.Request(self.facts["control"].rstrip("/") + path, data=body)
-        return urllib.request.urlopen(request, timeout=60)
+        return urllib.request.urlopen(request, timeout=PATIENCE)
 
     def write(self, vdi: str, seed: int, blocks: int, kind: str = "random") -> set[int]:
         """Guest writes; returns the numbers of the blocks written."""
@@ -92,7 +96,7 @@ class Simulator:
     def stop(self) -> None:
         assert self._process.stdout is not None
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
 
@@ -106,7 +110,7 @@ class Fleet:
     environment: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def command(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, timeout: float = LONG) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "scheduler.cli", "--config", str(self.config), *arguments],
             capture_output=True,
@@ -115,17 +119,18 @@ class Fleet:
             env=self.environment,
         )
 
-    def json(self, *arguments: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
+    def json(self, *arguments: str, expect: int = 0, timeout: float = LONG) -> dict[str, Any]:
         done = self.command(*arguments, "--json", timeout=timeout)
         assert done.returncode == expect, (
-            f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+            f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.report()}"
         )
         return dict(json.loads(done.stdout))
 
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *arguments: str, by: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """`by`: a command that becomes it."""
         log = (self.folder / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler.cli", "--config", str(self.config), *arguments],
+            [*by, sys.executable, "-m", "scheduler.cli", "--config", str(self.config), *arguments],
             stdout=log,
             stderr=log,
             env=self.environment,
@@ -146,20 +151,26 @@ class Fleet:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes.values():
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(5)
         self.processes.clear()
 
-    def logs(self, whole: bool = False) -> str:
-        """What each process said last, or all of it."""
-        parts = []
-        for path in sorted(self.folder.glob("*.log")):
-            parts.append(f"--- {path.name}\n{path.read_text()[0 if whole else -4000 :]}")
+    def logs(self) -> str:
+        """All that its processes said."""
+        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
+
+    def report(self, result: Mapping[str, Any] | None = None) -> str:
+        """For a test that fails: a run's result in short, each process's complaints, what it said last."""
+        parts = [] if result is None else [run_in_short(result)]
+        logs = {path.name: path.read_text() for path in sorted(self.folder.glob("*.log"))}
+        for name, log in logs.items():
+            parts += [f"--- {name}: complaints", *complaints(log)]
+        parts += [f"--- {name}: the end\n{log[-2000:]}" for name, log in logs.items()]
         return "\n".join(parts)
 
-    def backup(self, *vms: str, expect: int = 0, timeout: float = 90) -> dict[str, Any]:
+    def backup(self, *vms: str, expect: int = 0, timeout: float = LONG) -> dict[str, Any]:
         names = vms or tuple(vm["name"] for vm in self.simulator.vms)
         options = [word for name in names for word in ("--vm", name)]
         return self.json("backup", "--pool", "lab", *options, "--wait", expect=expect, timeout=timeout)
@@ -190,12 +201,9 @@ class Fleet:
         target.unlink()
         return digest
 
-    def wait_until(self, true: Callable[[], bool], timeout: float = 30) -> None:
+    def wait_until(self, true: Callable[[], bool], timeout: float = LONG) -> None:
         """Polls a condition that no process announces."""
-        deadline = time.monotonic() + timeout
-        while not true():
-            assert time.monotonic() < deadline, self.logs()
-            time.sleep(0.05)
+        until(true, timeout, report=self.report)
 
 
 FleetMaker = Callable[..., Fleet]

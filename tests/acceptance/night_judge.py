@@ -57,7 +57,7 @@ class Judge:
     def _judge_result(
         self, result: Mapping[str, Any], due: Mapping[str, set[int]], full: Mapping[str, str]
     ) -> None:
-        assert result["status"] == "succeeded", (result, self.fleet.logs())
+        assert result["status"] == "succeeded", self.fleet.report(result)
         full = {**full, **dict.fromkeys(UNTRACKED, "raw")}
         rows = {row["vdi"]: row for row in result["disks"]}
         unexplained = []

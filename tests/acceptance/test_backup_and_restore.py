@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Fleet, FleetMaker
+from tests.until import PATIENCE
 from workers.fleet import Ledger
 from workers.settings import load_settings
 
@@ -165,11 +166,11 @@ def test_a_worker_that_is_asked_to_stop_gives_back_what_it_has_not_begun(make_fl
     fleet.wait_until(lambda: len(simulator.get("/log")["reads"]) > 40)
     busy = fleet.processes.pop("worker0")
     busy.send_signal(signal.SIGTERM)
-    assert busy.wait(30) == 0
-    fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended", timeout=60)
+    assert busy.wait(PATIENCE) == 0
+    fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended")
     simulator.post("/fault/clear", {})
     [row] = [row for row in fleet.json("runs")["runs"] if row["run"] == run]
-    assert row["status"] == "succeeded", fleet.logs()
+    assert row["status"] == "succeeded", fleet.report()
     [reads] = reads_by_disk(fleet).values()
     assert blocks_read(reads) == list(range(1024 * 16)), "a block was read twice, or not at all"
 
@@ -191,7 +192,7 @@ def test_a_killed_stream_process_costs_what_it_had_in_hand(make_fleet: FleetMake
     os.kill(int(owner.rpartition("/")[2]), signal.SIGKILL)
     fleet.wait_until(lambda: "batches are given back" in fleet.logs())
     simulator.post("/fault/clear", {})
-    fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended", timeout=60)
+    fleet.wait_until(lambda: fleet.json("status", run)["state"] == "ended")
     [reads] = reads_by_disk(fleet).values()
     blocks = blocks_read(reads)
     assert set(blocks) == set(range(512 * 16))

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.until import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,7 +50,7 @@ def test_the_demo_is_right_can_be_played_with_and_leaves_nothing(short_folder: P
         assert len(json.loads(played.stdout)["points"]) == 4
 
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "Ctrl-C here stops everything" in err
     assert list(short_folder.iterdir()) == []

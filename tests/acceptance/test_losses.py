@@ -12,7 +12,8 @@ from typing import Any
 
 import redis
 
-from tests.acceptance.conftest import Fleet, FleetMaker
+from tests.acceptance.conftest import LONG, Fleet, FleetMaker
+from tests.until import PATIENCE
 
 BATCH = 32 << 20
 
@@ -50,8 +51,8 @@ def assert_pool_is_clean(fleet: Fleet) -> None:
 
 
 def result_of(fleet: Fleet, waiting: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = waiting.communicate(timeout=100)
-    assert waiting.returncode == 0, f"{out}\n{err}\n{fleet.logs()}"
+    out, err = waiting.communicate(timeout=LONG)
+    assert waiting.returncode == 0, f"{out}\n{err}\n{fleet.report()}"
     return dict(json.loads(out))
 
 
@@ -72,7 +73,7 @@ def test_redis_is_emptied_and_its_clients_are_killed_in_the_middle_of_a_run(
         stored = set(packs(fleet, vdi))
         before = {connection["id"] for connection in simulator.get("/log")["connections"]}
         assert len(stored) < 8, "it was lost in the middle"
-        fleet.wait_until(lambda: len(simulator.get("/log")["connections"]) > len(before), timeout=60)
+        fleet.wait_until(lambda: len(simulator.get("/log")["connections"]) > len(before))
         redis_client.client_kill_filter(_type="normal", skipme=True)
         result = result_of(fleet, waiting)
     assert result["status"] == "succeeded"
@@ -104,10 +105,10 @@ def test_schedulers_that_are_killed_in_a_step_leave_nothing_doubled(make_fleet: 
 
     def kill_during(method: str) -> None:
         """Kills the scheduler while it waits for the answer to `method`, and starts another."""
-        fleet.wait_until(lambda: simulator.get("/log")["calls"].get(method, 0) > 0, timeout=60)
+        fleet.wait_until(lambda: simulator.get("/log")["calls"].get(method, 0) > 0)
         victim = fleet.processes.pop("scheduler")
         os.killpg(victim.pid, signal.SIGKILL)
-        victim.wait(10)
+        victim.wait(PATIENCE)
         fleet.start("scheduler", "scheduler")
 
     for method in ("Async.VM.snapshot", "Async.VM.destroy"):
@@ -115,7 +116,7 @@ def test_schedulers_that_are_killed_in_a_step_leave_nothing_doubled(make_fleet: 
     with start_backup(fleet) as waiting:
         kill_during("Async.VM.snapshot")
         fleet.start("scheduler2", "scheduler")
-        fleet.wait_until(lambda: len(packs(fleet, simulator.disks[0])) > 0, timeout=60)
+        fleet.wait_until(lambda: len(packs(fleet, simulator.disks[0])) > 0)
         kill_during("Async.VM.destroy")
         result = result_of(fleet, waiting)
     assert result["status"] == "succeeded"

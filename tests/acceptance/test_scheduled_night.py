@@ -44,7 +44,7 @@ def test_two_schedulers_make_one_night_of_a_slot(make_fleet: FleetMaker) -> None
         fleet.start("scheduler", "scheduler")
         fleet.start("another", "scheduler")
         fleet.start("worker", "worker", "--concurrency", "2")
-        fleet.wait_until(lambda: len(service.bodies) > 0, timeout=60)
+        fleet.wait_until(lambda: len(service.bodies) > 0)
         fleet.wait_until(lambda: "ready" in (fleet.folder / "another.log").read_text())
         run = slot_run("nightly", slot)
         [body] = service.bodies

@@ -48,7 +48,7 @@ def test_nothing_secret_is_said_or_kept(make_fleet: FleetMaker, redis_client: re
     fleet = make_fleet("s3")
     fleet.start_all()
     said = [fleet.command("backup", "--policy", "nightly", "--wait", "--json")]
-    assert said[0].returncode == 0, said[0].stderr + fleet.logs()
+    assert said[0].returncode == 0, said[0].stderr + fleet.report()
 
     # provoke error paths too: a disk that stalls, a host that refuses, a login that fails
     vdi = fleet.simulator.disks[0]

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from tests.acceptance.conftest import Fleet, FleetMaker
+from tests.acceptance.conftest import LONG, Fleet, FleetMaker
 
 SMALL = ("--hosts", "1", "--vms", "1", "--disks", "1", "--disk-size", "4MiB")
 
@@ -31,8 +31,8 @@ def test_a_cancelled_run_ends_with_3_and_leaves_nothing(make_fleet: FleetMaker) 
         fleet.wait_until(lambda: fleet.json("status")["state"] == "running")
         with start(fleet, "status", "--watch", "--json") as watching:
             assert fleet.json("cancel", run) == {"run": run, "status": "cancelling"}
-            out, _ = waiting.communicate(timeout=60)
-            watched, said = watching.communicate(timeout=60)
+            out, _ = waiting.communicate(timeout=LONG)
+            watched, said = watching.communicate(timeout=LONG)
     assert waiting.returncode == 3, said
     result = json.loads(out)
     assert (result["run"], result["status"]) == (run, "cancelled")
@@ -57,7 +57,7 @@ def test_it_says_that_no_worker_is_there(make_fleet: FleetMaker) -> None:
             if "no worker is running" in line:
                 break
         fleet.start("worker", "worker", "--concurrency", "1")
-        out, err = waiting.communicate(timeout=60)
+        out, err = waiting.communicate(timeout=LONG)
     assert waiting.returncode == 0, err
     assert "succeeded" in out
     assert "full, because" in out

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.worker_site import WorkerSite, children_of, is_alive, process_of
+from tests.until import PATIENCE
 
 Maker = Callable[..., WorkerSite]
 
@@ -40,7 +41,7 @@ def begin(site: WorkerSite, faults: dict[str, object] | None = None) -> str:
     return run
 
 
-def complete(site: WorkerSite, run: str, timeout: float = 30) -> None:
+def complete(site: WorkerSite, run: str, timeout: float = PATIENCE) -> None:
     site.pool.clear_faults()
     site.wait_until(lambda: (disk := site.disk(run)) and disk.state == "complete", timeout)
 
@@ -88,7 +89,7 @@ def test_stream_processes_end_with_their_parent(make_site: Maker) -> None:
     assert len(children) == 3
     os.kill(node.pid, signal.SIGKILL)
     node.wait()
-    site.wait_until(lambda: not any(is_alive(child) for child in children), timeout=10)
+    site.wait_until(lambda: not any(is_alive(child) for child in children))
 
 
 def test_a_node_that_was_stopped_and_goes_on_works_again(make_site: Maker) -> None:
@@ -110,7 +111,7 @@ def test_asked_to_stop_a_node_does_not_wait_for_a_silent_host(make_site: Maker) 
     run = begin(site, {"nbd": "stall", "bytes": 40 << 20, "count": -1})
     before = site.done(run)
     node.send_signal(signal.SIGTERM)
-    assert node.wait(10) == 0
+    assert node.wait(PATIENCE) == 0
     disk = site.disk(run)
     assert disk is not None
     assert (disk.state, disk.done, disk.streams) == ("streaming", before, 0)
@@ -129,7 +130,7 @@ def test_asked_to_stop_a_node_does_not_wait_for_slow_hosts(
     run = site.submit()
     site.wait_until(lambda: site.slots("OPENING"))
     node.send_signal(signal.SIGTERM)
-    assert node.wait(20) == 0
+    assert node.wait(PATIENCE) == 0
     assert ("could not stop its stream; it is killed" in site.log()) is ("xapi" in fault)
     disk = site.disk(run)
     assert disk is not None

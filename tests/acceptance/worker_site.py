@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, VmSpec
 from scheduler.context import ControlContext
 from scheduler.policies.requests import request_for_vms
 from scheduler.runs.submit import submit_run
+from scheduler.single_machine.embedded_redis import answers
 from scheduler.steps import do_step
 from tests.conftest import free_port, redis_server_binary
+from tests.until import PATIENCE, until
 from workers.broker import celery_app
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress, Ledger, Slot
@@ -70,6 +71,7 @@ class WorkerSite:
             if node.poll() is None:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
+        self._context.sessions.close()
         self.pool.stop()
         self._app.close()
         self.ledger.close()
@@ -103,14 +105,8 @@ reclaim = "quarantine"
             [*command, "--dir", str(self.folder), "--save", ""], stdout=subprocess.DEVNULL
         )
         client = redis.Redis(unix_socket_path=str(self._redis_socket))
-        until = time.monotonic() + 10
-        while True:
-            try:
-                client.ping()
-                return client
-            except redis.ConnectionError:
-                assert time.monotonic() < until
-                time.sleep(0.01)
+        until(lambda: answers(self._redis_socket))
+        return client
 
     def restart_redis(self) -> None:
         """It comes back empty."""
@@ -177,12 +173,9 @@ reclaim = "quarantine"
         hosts = self.ledger.hosts()
         return [s for host in hosts for s in self.ledger.slots("lab", host.host) if s.state == state]
 
-    def wait_until(self, true: Callable[[], Any], timeout: float = 30) -> None:
+    def wait_until(self, true: Callable[[], Any], timeout: float = PATIENCE) -> None:
         """Polls a condition that no process announces."""
-        until = time.monotonic() + timeout
-        while not true():
-            assert time.monotonic() < until, self.log()[-6000:]
-            time.sleep(0.02)
+        until(true, timeout, report=lambda: self.log()[-6000:])
 
     def log(self) -> str:
         return (self.folder / "node.log").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ def files_below(folder: Path) -> list[str]:
 def test_half_written_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     store.put_if_absent("packs/one", b"1")
-    (tmp_path / "packs" / ".tmp-0123").write_bytes(b"half")
+    (tmp_path / "packs" / ".hidden").write_bytes(b"not ours")
     (tmp_path / ".snapshot").mkdir()
     (tmp_path / "lost+found").mkdir(0)
     assert [info.key for info in store.list("")] == ["packs/one"]

@@ -7,15 +7,15 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Identity, make_identity
+from tests.conftest import free_port, listens
+from tests.until import until
 from workers.nbd import (
     Busy,
     Connection,
@@ -65,30 +65,15 @@ def need(program: str) -> str:
     return path
 
 
-def wait_for_listener(port: int) -> None:
-    for _ in range(500):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.01)
-    raise AssertionError(f"nobody listens on port {port}")
-
-
 @contextlib.contextmanager
 def running(arguments: list[str], port: int) -> Iterator[int]:
     """Starts a server and waits until it listens on the port."""
     with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_for_listener(port)
+            until(lambda: listens(port))
             yield port
         finally:
             process.kill()  # on SIGTERM nbdkit may wait for a connection that is still open
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -118,7 +103,7 @@ def nbd_server(folder: Path, disk: Path) -> Iterator[int]:
     # Not with -d, which ends after one connection: so it goes into the background and is ended by its id.
     subprocess.run([need("nbd-server"), "-C", str(configuration), "-p", str(process_id)], check=True)
     try:
-        wait_for_listener(port)
+        until(lambda: listens(port))
         yield port
     finally:
         os.kill(int(process_id.read_text()), signal.SIGTERM)
@@ -242,7 +227,7 @@ def test_a_server_that_is_killed(disk: Path) -> None:
     port = free_port()
     arguments = [need("nbdkit"), "-f", "-i", "127.0.0.1", "-p", str(port), "file", str(disk)]
     with subprocess.Popen(arguments) as process:
-        wait_for_listener(port)
+        until(lambda: listens(port))
         with dial(port) as connection:
             process.kill()
             process.wait()

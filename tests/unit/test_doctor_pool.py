@@ -70,7 +70,7 @@ def not_ok(checks: list[Check]) -> list[Check]:
     return [check for check in checks if check.state != "ok"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pool() -> Iterator[SimulatedPool]:
     with SimulatedPool.start(SPEC) as pool:
         yield pool
@@ -82,7 +82,7 @@ def test_a_good_pool(pool: SimulatedPool) -> None:
     assert not_ok(checks) == []
     assert {check.name for check in checks} == ALL
     assert sum(check.name == "pool.handshake" for check in checks) == 2
-    until(lambda: pool.log()["slots"] == {})
+    pool.wait_until_let_go()
     left = pool.leftovers()
     assert (left["sessions"], left["plugged_vbds"]) == (0, [])
 
@@ -326,7 +326,7 @@ def test_a_host_with_every_connection_taken_is_busy_and_not_pushed() -> None:
             until(lambda: pool.log()["slots"] == {host.uuid: 1})
             [busy] = [check for check in looked(pool) if check.name == "pool.handshake"]
         assert (busy.state, "without a greeting" in busy.said) == ("warning", True)
-        until(lambda: pool.log()["slots"] == {})
+        pool.wait_until_let_go()
         facts = facts_of(pool)
         pool.clear_log()
         [busy] = check_handshakes(facts, {host.uuid: 15})

@@ -21,6 +21,7 @@ from scheduler.single_machine.embedded_redis import (
     answers,
     find_redis_server,
 )
+from tests.until import until
 from workers.errors import ConfigurationError
 
 
@@ -33,13 +34,6 @@ def folder() -> Iterator[Path]:
 
 def client_of(server: EmbeddedRedis) -> redis.Redis:
     return redis.Redis.from_url(server.url, decode_responses=True)
-
-
-def wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 15
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_it_never_evicts_and_listens_on_no_port(folder: Path) -> None:
@@ -55,7 +49,7 @@ def test_what_it_was_told_survives_a_stop_and_a_crash(folder: Path) -> None:
     with EmbeddedRedis.start(folder) as server, client_of(server) as client:
         client.set("kept", "1")
         pid = server.pid
-    wait_for_end(pid)
+    until(lambda: not Path(f"/proc/{pid}").exists())
     assert not answers(folder / "redis.sock")
     with EmbeddedRedis.start(folder) as server, client_of(server) as client:
         assert client.get("kept") == "1"
@@ -97,7 +91,7 @@ def test_a_stranger_on_our_socket_is_said(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("program", "said"),
-    [("echo no space left; exit 3", "ended with 3"), ("sleep 60", "did not answer within")],
+    [("echo no space left; exit 3", "ended with 3"), ("exec sleep 60", "did not answer within")],
 )
 def test_a_server_that_does_not_come_up(folder: Path, program: str, said: str) -> None:
     fake = folder / "fake-redis"
@@ -131,7 +125,7 @@ time.sleep(60)
         parent.kill()
     with EmbeddedRedis.start(folder) as server:  # waits for the orphan to end
         assert server.pid != pid
-        wait_for_end(pid)
+        until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_the_binary_is_found_on_the_path_without_the_wheel(

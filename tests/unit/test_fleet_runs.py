@@ -240,7 +240,7 @@ def test_a_step_is_published_again_only_when_nobody_claimed_it(fleet: Fleet) -> 
     assert fleet.ledger.due_steps() == []
     fleet.clock.advance(0.001)
     assert fleet.ledger.due_steps() == [PLAN_RUN]
-    assert fleet.ledger.claim_step(PLAN_RUN, "a") == 1
+    assert fleet.ledger.claim_step(PLAN_RUN, "a") is not None
     assert fleet.ledger.claim_step(PLAN_RUN, "b") is None
     fleet.clock.advance(TIMING.step_lease - 0.001)
     assert fleet.ledger.due_steps() == []
@@ -257,7 +257,8 @@ def test_a_step_whose_lease_ran_out_is_anyones_and_its_old_claim_void(fleet: Fle
     fleet.clock.advance(10)
     assert fleet.ledger.due_steps() == [PLAN_RUN]
     second = fleet.ledger.claim_step(PLAN_RUN, "b")
-    assert second == first + 1
+    assert second is not None
+    assert second > first
     assert fleet.ledger.step_attempts(PLAN_RUN) == 2
     assert not fleet.ledger.renew_step(PLAN_RUN, first)
     assert not fleet.ledger.finish_step(PLAN_RUN, first)

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from scheduler.hooks import PASSED_ON, HookFailed, check_hooks, run_hook
 from scheduler.policies.policy import Policy
+from tests.until import until
 from workers.errors import ConfigurationError
 
 
@@ -77,10 +77,7 @@ def test_a_hook_that_takes_too_long_is_ended_with_all_it_started(
     trap = "trap '' TERM; " if stubborn else ""
     with pytest.raises(HookFailed, match=r"was ended: it took longer than 0.5 s"):
         run(shell(f"{trap}sleep 300 & echo $$ $! > {pids}; wait; sleep 300"), timeout=0.5)
-    until = time.monotonic() + 10
-    while any(is_running(pid) for pid in pids.read_text().split()):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: not any(is_running(pid) for pid in pids.read_text().split()))
 
 
 def is_running(pid: str) -> bool:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.until import until
 from workers.fleet import LedgerUnreachable, Timing, Verdict
 from workers.messages import Grant
 from workers.stream.lease import LeaseKeeper
@@ -75,13 +76,6 @@ class Work:
 def keeper_of(ledger: SlowLedger, parent: Parent | None = None, claimed: float | None = None) -> LeaseKeeper:
     began = time.monotonic() if claimed is None else claimed
     return LeaseKeeper(ledger, GRANT, "node/1", began, parent or Parent())  # type: ignore[arg-type]
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def lost_after(ledger: SlowLedger, patience: float) -> float | None:
@@ -164,14 +158,14 @@ def test_who_was_paused_since_the_claim_asks_first_and_does_not_connect() -> Non
 @pytest.mark.parametrize("verdict", [Verdict.CANCEL, Verdict.DRAIN])
 def test_while_the_connection_is_opened_a_verdict_cuts_it(verdict: Verdict) -> None:
     with keeper_of(SlowLedger([True], verdict=verdict)) as keeper:
-        eventually(lambda: keeper.stopped)
+        until(lambda: keeper.stopped)
         assert keeper.stopped is verdict
         assert not keeper.lost
 
 
 def test_a_fence_is_heard_with_a_renewal() -> None:
     with keeper_of(SlowLedger([True], verdict=Verdict.FENCE)) as keeper:
-        eventually(lambda: keeper.lost)
+        until(lambda: keeper.lost)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.CANCEL, Verdict.DRAIN])
@@ -180,7 +174,7 @@ def test_a_transfer_is_told_and_ends_by_itself(verdict: Verdict) -> None:
     with keeper_of(ledger) as keeper:
         keeper.transferring(work)
         ledger.verdict = verdict
-        eventually(lambda: work.told)
+        until(lambda: work.told)
         assert work.told[0] is verdict
         assert keeper.stopped is None
 
@@ -203,7 +197,7 @@ def test_when_the_node_stops_a_host_that_owes_data_is_not_waited_for() -> None:
         keeper.transferring(work)
         assert parent.drain is not None
         parent.drain()
-        eventually(lambda: keeper.stopped)
+        until(lambda: keeper.stopped)
         assert keeper.stopped is Verdict.DRAIN
 
 
@@ -213,7 +207,7 @@ def test_when_the_node_stops_a_slow_store_is_waited_for() -> None:
         keeper.transferring(work)
         assert parent.drain is not None
         parent.drain()
-        eventually(lambda: parent.heard.count("alive") > 5)
+        until(lambda: parent.heard.count("alive") > 5)
         assert keeper.stopped is None
 
 
@@ -223,12 +217,12 @@ def test_when_the_node_stops_and_the_door_does_not_open_the_parent_is_asked_for_
     with keeper_of(SlowLedger([True]), parent):
         assert parent.drain is not None
         parent.drain()
-        eventually(lambda: "stuck" in parent.heard)
+        until(lambda: "stuck" in parent.heard)
 
 
 def test_a_process_says_that_it_runs_while_redis_hangs() -> None:
     parent, ledger = Parent(), SlowLedger(["hang"])
     with keeper_of(ledger, parent) as keeper:
-        eventually(lambda: parent.heard.count("alive") >= 3)
+        until(lambda: parent.heard.count("alive") >= 3)
         assert not keeper.lost
         ledger.hang.set()

@@ -56,7 +56,7 @@ def probed(pool: SimulatedPool, *, shown: int = 0, tls: bool = True, port: int =
 
 
 def left_alone(pool: SimulatedPool) -> None:
-    until(lambda: pool.log()["slots"] == {})
+    pool.wait_until_let_go()
     assert pool.leftovers()["plugged_vbds"] == []
 
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 
+from tests.until import until
 from workers.fleet import Ledger, Timing
 from workers.node.main import Heartbeat, spare_processes, without_secrets_of_others
 from workers.settings import Settings
 
 TIMING = Timing(renew_every=0.05)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_node_that_was_killed_while_it_drained_serves_again_under_the_same_name(redis_url: str) -> None:
@@ -30,7 +22,7 @@ def test_a_node_that_was_killed_while_it_drained_serves_again_under_the_same_nam
     ledger.node_drain("node")
     heartbeat = Heartbeat(ledger, "node", 4)
     heartbeat.start()
-    eventually(lambda: [(node.name, node.draining) for node in ledger.nodes()] == [("node", False)])
+    until(lambda: [(node.name, node.draining) for node in ledger.nodes()] == [("node", False)])
     heartbeat.drain()
     assert [node.draining for node in ledger.nodes()] == [True]
     heartbeat.stop()
@@ -61,9 +53,9 @@ def test_the_heartbeat_outlives_a_redis_that_takes_no_writes(
     redis_client.config_set("min-replicas-to-write", 1)
     try:
         heartbeat.start()
-        eventually(lambda: "replicas" in caplog.text)
+        until(lambda: "replicas" in caplog.text)
     finally:
         redis_client.config_set("min-replicas-to-write", 0)
-    eventually(lambda: [node.name for node in ledger.nodes()] == ["node"])
+    until(lambda: [node.name for node in ledger.nodes()] == ["node"])
     heartbeat.stop()
     ledger.close()

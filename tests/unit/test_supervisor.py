@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 
+from tests.until import until
 from workers.fleet import LedgerUnreachable, Outcome, Timing
 from workers.messages import Grant
 from workers.node.supervisor import Supervisor
@@ -89,13 +89,6 @@ def node() -> Iterator[Node]:
     supervisor.stop()
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("opened", [True, False])
 def test_a_death_with_a_grant_in_hand_gives_it_back(node: Node, opened: bool) -> None:
     child = node.child()
@@ -104,7 +97,7 @@ def test_a_death_with_a_grant_in_hand_gives_it_back(node: Node, opened: bool) ->
         child.opened(0.5)
         child.batch(100, 40)
     child.close()
-    eventually(lambda: node.ledger.released)
+    until(lambda: node.ledger.released)
     assert node.ledger.released == [(GRANT, Outcome.LOST, OWNER)]
     assert node.counts.seen[-1] == (Outcome.LOST, 1 if opened else None)
 
@@ -115,7 +108,7 @@ def test_what_another_process_claimed_is_not_given_back_for_it(node: Node) -> No
     child = node.child()
     child.claiming(GRANT, OWNER)
     child.close()
-    eventually(lambda: node.ledger.asked)
+    until(lambda: node.ledger.asked)
     node.supervisor.stop()
     assert node.ledger.released == []
 
@@ -130,7 +123,7 @@ def test_a_death_with_empty_hands_gives_nothing_back(node: Node, end: str) -> No
         child.opened(0.5)
         child.ended("CLEAN")
     child.close()
-    eventually(lambda: end == "passed" or node.counts.seen == ["opened", ("CLEAN", 0)])
+    until(lambda: end == "passed" or node.counts.seen == ["opened", ("CLEAN", 0)])
     node.supervisor.stop()
     assert node.ledger.released == []
 
@@ -141,7 +134,7 @@ def test_a_redis_that_is_away_is_asked_again(node: Node) -> None:
     child.claiming(GRANT, OWNER)
     child.opened(0.1)
     child.close()
-    eventually(lambda: node.ledger.released)
+    until(lambda: node.ledger.released)
 
 
 def test_drain_reaches_who_streams_who_begins_to_and_who_comes_later(node: Node) -> None:
@@ -149,15 +142,15 @@ def test_drain_reaches_who_streams_who_begins_to_and_who_comes_later(node: Node)
     early, late = node.child(), None
     early.on_drain(lambda: told.append("streaming"))
     early.claiming(GRANT, OWNER)
-    eventually(lambda: node.counts.most_busy)
+    until(lambda: node.counts.most_busy)
     node.supervisor.drain()
-    eventually(lambda: told == ["streaming"])
+    until(lambda: told == ["streaming"])
     early.on_drain(None)
     early.on_drain(lambda: told.append("next"))
     assert told == ["streaming", "next"]
     late = node.child()
     late.on_drain(lambda: told.append("later"))
-    eventually(lambda: told[2:] == ["later"])
+    until(lambda: told[2:] == ["later"])
     for child in (early, late):
         child.close()
 
@@ -165,10 +158,10 @@ def test_drain_reaches_who_streams_who_begins_to_and_who_comes_later(node: Node)
 def test_what_a_stream_finds_wrong_with_the_machine_stops_the_node_once(node: Node) -> None:
     first, second = node.child(), node.child()
     first.unfit("block 7 does not open again", 4)
-    eventually(lambda: node.stopped)
+    until(lambda: node.stopped)
     second.unfit("the clock is wrong", 1)
     second.opened(0.1)
-    eventually(lambda: node.counts.seen)
+    until(lambda: node.counts.seen)
     assert node.stopped == ["told"]
     assert node.supervisor.unfit is not None
     assert node.supervisor.unfit.exit_code == 4
@@ -207,7 +200,7 @@ def test_what_is_no_report_is_one_line_and_the_next_one_counts(
         child.send(b'{"event":"moon"}')
         child.send(b"no JSON")
         child.send(Report("opened", seconds=0.5).write())
-        eventually(lambda: node.counts.seen)
+        until(lambda: node.counts.seen)
     assert node.counts.seen == ["opened"]
     first, second = caplog.messages
     assert first.startswith(f"a report of stream process {os.getpid()}: event: Input should be 'claiming', ")

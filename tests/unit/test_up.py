@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,8 @@ import pytest
 from scheduler import cli
 from scheduler.single_machine.embedded_redis import answers
 from scheduler.single_machine.up import run_up
+from tests.default_signals import IN_BACKGROUND
+from tests.until import PATIENCE, until
 from workers.errors import MachineUnfit
 from workers.fleet import Ledger
 from workers.settings import Settings
@@ -34,9 +35,10 @@ class Up:
         self.config.write_text(f'[repository]\nurl = "file://{folder}/store"\n')
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> dict[str, Any]:
+    def start(self, *by: str) -> dict[str, Any]:
+        """`by`: a command that becomes it."""
         with (self.folder / "up.log").open("a") as log:
-            command = [sys.executable, "-m", "scheduler.cli", "up", "--concurrency", "1", "--json"]
+            command = [*by, sys.executable, "-m", "scheduler.cli", "up", "--concurrency", "1", "--json"]
             self.process = subprocess.Popen(
                 [*command, "--config", str(self.config)],
                 stdout=subprocess.PIPE,
@@ -57,17 +59,19 @@ class Up:
         assert self.process is not None
         assert self.process.stdout is not None
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         self.process.stdout.close()
         return code
 
     def until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 40
-        while not true():
-            assert time.monotonic() < deadline, self.log
+        """Fails at once when it has ended."""
+
+        def true_or_ended() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.log
-            time.sleep(0.05)
+            return true()
+
+        until(true_or_ended, report=lambda: self.log)
 
 
 @pytest.fixture
@@ -111,6 +115,19 @@ def test_it_runs_everything_restarts_what_dies_and_stops_all(up: Up) -> None:
     assert children_left(up.folder) == []
 
 
+def test_in_the_background_of_a_script_ctrl_c_is_not_for_it(up: Up) -> None:
+    processes = up.start(*IN_BACKGROUND)
+    assert up.process is not None
+    up.process.send_signal(signal.SIGINT)
+    os.kill(processes["scheduler"], signal.SIGKILL)
+    up.until(lambda: "the scheduler ended with -9: starting it again" in up.log)
+    up.until(lambda: "scheduler is ready" in up.log)
+    assert "stopping" not in up.log
+    os.kill(processes["worker"], signal.SIGINT)
+    up.until(lambda: "the worker ended with" in up.log)
+    assert up.stop() == 0
+
+
 def children_left(folder: Path) -> list[str]:
     """Command lines of processes that still name this folder."""
     found = []
@@ -128,10 +145,7 @@ def test_its_children_end_when_it_is_killed(up: Up) -> None:
     processes = up.start()
     up.until(lambda: "scheduler is ready" in up.log)
     up.stop(signal.SIGKILL)
-    deadline = time.monotonic() + 40
-    while any(alive(pid) for pid in processes.values() if isinstance(pid, int)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(alive(pid) for pid in processes.values() if isinstance(pid, int)))
 
 
 def test_a_machine_that_must_not_write_ends_all_of_it_and_is_not_started_again(
@@ -162,7 +176,9 @@ def test_a_configuration_that_never_can_work_ends_it(up: Up) -> None:
     (up.folder / "store" / "config").unlink()
     with (up.folder / "up.log").open("a") as log:
         command = [sys.executable, "-m", "scheduler.cli", "up", "--config", str(up.config)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, timeout=60, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, timeout=PATIENCE, check=False
+        )
     assert done.returncode == 2, up.log
     assert "cbtfleet: " in up.log
     assert "cannot work with this configuration" in up.log

@@ -3,7 +3,7 @@
 `docs/fleet.md` draws the states and names every key.
 """
 
-from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitable, UnknownToLedger
+from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitable, StepLost, UnknownToLedger
 from workers.fleet.ledger import Ledger
 from workers.fleet.timing import Limits, Timing
 from workers.fleet.values import (
@@ -44,6 +44,7 @@ __all__ = [
     "RunProgress",
     "Slot",
     "Step",
+    "StepLost",
     "Swept",
     "Timing",
     "UnknownToLedger",

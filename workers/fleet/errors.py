@@ -17,5 +17,9 @@ class LedgerUnsuitable(ConfigurationError):
     """The Redis at the configured address cannot hold a ledger: too old, a cluster, or a bad address."""
 
 
+class StepLost(LedgerError):
+    """The step that is being done has another owner by now, or Redis lost its memory. Nothing was changed."""
+
+
 class UnknownToLedger(LedgerError):
     """No such run, VM or disk: it never existed, expired after its run, or Redis lost its memory."""

@@ -64,6 +64,7 @@ class Ledger:
         steps = Steps(scripts)
         self.due_steps = steps.due_steps
         self.claim_step = steps.claim_step
+        self.holding = steps.holding
         self.renew_step = steps.renew_step
         self.finish_step = steps.finish_step
         self.step_attempts = steps.step_attempts

@@ -7,13 +7,14 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from redis import exceptions
 from redis.commands.core import Script
 
-from workers.fleet.errors import LedgerError, LedgerUnreachable, UnknownToLedger
+from workers.fleet.errors import LedgerError, LedgerUnreachable, StepLost, UnknownToLedger
 from workers.fleet.keys import KEYS
 from workers.fleet.timing import Limits, Timing
 
@@ -23,6 +24,10 @@ PRELUDES = "prelude"
 RedisClient = Any
 """A `redis.Redis` that does not decode responses. Its own annotations mix the answers of the synchronous
 and the asynchronous client, so they cannot be checked against."""
+
+
+_claim: ContextVar[tuple[str, ...]] = ContextVar("claim", default=())
+"""Id and fence of the step that this thread does."""
 
 
 class Scripts:
@@ -45,7 +50,16 @@ class Scripts:
             self._loaded[name] = self._client.register_script(text)
         script = self._loaded[name]
         with translated(self._client):
-            return script(args=arguments)
+            return script(keys=_claim.get(), args=arguments)
+
+    @contextmanager
+    def claimed(self, step: str, fence: str) -> Iterator[None]:
+        """Within it every call of this thread brings the claim (lua/prelude/claim.lua)."""
+        token = _claim.set((step, fence))
+        try:
+            yield
+        finally:
+            _claim.reset(token)
 
     @property
     def socket_timeout(self) -> float | None:
@@ -130,9 +144,9 @@ def translated(client: RedisClient) -> Iterator[None]:
 def _refusal(answer: str, where: str) -> LedgerError:
     """What an error reply means. Redis 6.2 wraps a failed command's reply into that of the script, so the
     marks are looked for anywhere in it."""
-    ours = re.match(r"(LEDGER|UNKNOWN) (.*)", answer)
+    ours = re.match(r"(LEDGER|UNKNOWN|LOST) (.*)", answer)
     if ours is not None:
-        return (UnknownToLedger if ours[1] == "UNKNOWN" else LedgerError)(ours[2])
+        return {"LEDGER": LedgerError, "UNKNOWN": UnknownToLedger, "LOST": StepLost}[ours[1]](ours[2])
     if "read only replica" in answer:
         return LedgerUnreachable(
             f"Redis at {where} is a read-only replica (a failover?); the ledger needs the master"

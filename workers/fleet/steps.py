@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from workers.fleet.keys import KEYS, plain
 from workers.fleet.scripts import Scripts, request_id, text
@@ -20,9 +21,17 @@ class Steps:
         return [Step(*text(step).rsplit("/", 2)) for step in self._scripts.call("due_steps", limit)]
 
     def claim_step(self, step: Step, owner: str) -> int | None:
-        """A fence, good for one try at the step; None when it is done or another's lease is live."""
+        """A fence, good for one try at the step; None when it is done or another's lease is live. No two
+        claims of a step have the same, also when Redis forgot the first one."""
         fence = self._scripts.call("claim_step", *_parts(step), owner, request_id())
         return None if fence is None else int(fence)
+
+    @contextmanager
+    def holding(self, step: Step, fence: int) -> Iterator[None]:
+        """Within it what this thread changes of runs and VMs, and its asking for permits, is refused with
+        StepLost once the claim is another's, or forgotten with all that Redis held."""
+        with self._scripts.claimed("/".join(_parts(step)), str(fence)):
+            yield
 
     def renew_step(self, step: Step, fence: int) -> bool:
         """Extends the claim by `Timing.step_lease`; False when someone else claimed or finished the step."""
@@ -50,7 +59,7 @@ class Steps:
 
     def step_attempts(self, step: Step) -> int:
         """How often the step was claimed; 0 when it is done or not claimed yet."""
-        return int(self._scripts.command("HGET", KEYS["step"] + "/".join(_parts(step)), "fence") or 0)
+        return int(self._scripts.command("HGET", KEYS["step"] + "/".join(_parts(step)), "claims") or 0)
 
 
 def _parts(step: Step) -> tuple[str, str, str]:

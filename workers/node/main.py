@@ -173,11 +173,10 @@ def run_node(settings: Settings, concurrency: int) -> None:
         lambda record: "WorkerLostError" not in record.getMessage()
     )
     # strong references: Celery's signals keep only weak ones by default
-    signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.worker_process_init.connect(in_child, weak=False)
     try:
-        run_worker(app, "worker", pool="prefork", concurrency=concurrency + spare, queue=STREAM_QUEUE)
+        run_worker(app, "worker", ready, pool="prefork", concurrency=concurrency + spare, queue=STREAM_QUEUE)
     finally:
         supervisor.stop()
         heartbeat.stop()

@@ -1,8 +1,8 @@
 """Objects as files below a folder: a mounted NAS, or a bucket copied to a disk.
 
-An object is written to a hidden temporary name in its folder, flushed to the disk, and then linked to its own
-name: `link` is the one call that both POSIX and NFS promise to fail when the name is taken. A crash leaves a
-`.tmp-...` file at most, which no listing shows.
+An object is written to a file in one hidden folder, flushed to the disk, and then linked to its own name:
+`link` is the one call that both POSIX and NFS promise to fail when the name is taken. A writer that dies
+leaves its file in that folder, which no listing shows and `remove_abandoned` empties (docs/adr/0081).
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ from workers.repository.store import (
 )
 from workers.settings import RepositorySettings
 
+UNFINISHED = ".unfinished"
+"""Below the root: what is being written. Not a name of keys, so no listing shows it."""
+
+ABANDONED_AFTER = 6 * 3600
+"""Seconds without a write after which a file's writer is taken for dead: longer than a NAS is usually away,
+shorter than from one night to the next."""
+
 
 class DirectoryStore:
     """A Store in a folder that exists already. Open it with `DirectoryStore.open`."""
@@ -53,19 +60,18 @@ class DirectoryStore:
     def put_if_absent(self, key: str, data: Buffer) -> None:
         """See Store. Raises ConditionalPutRefused when the file system has no hard links."""
         path = self._path(key)
-        temporary = path.parent / f".tmp-{secrets.token_hex(8)}"
         try:
             make_folder(path.parent, below=self._root)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            unfinished, descriptor = self._begin_file()
             try:
                 try:
                     _write(descriptor, data)
                     os.fsync(descriptor)
-                    _link(temporary, path, descriptor)
+                    _link(unfinished, path, descriptor)
                 finally:
                     os.close(descriptor)
             finally:
-                os.unlink(temporary)
+                unfinished.unlink(missing_ok=True)
             sync_folder(path.parent)
         except FileExistsError as error:
             raise ObjectExists(key) from error
@@ -126,11 +132,39 @@ class DirectoryStore:
         except OSError as error:
             self._fail("delete", key, error)
 
+    def remove_abandoned(self) -> int:
+        """Removes what dead writers have left half-written; returns how many files that were.
+
+        A file's age is counted from its last write, by the file system's own clock, which a new file tells.
+        Should that clock jump, or a writer be slower than ABANDONED_AFTER, then its put fails with
+        StoreUnavailable and is tried again: nothing can get lost here.
+        """
+        try:
+            found = sorted((self._root / UNFINISHED).iterdir())
+            if not found:
+                return 0
+            fresh, descriptor = self._begin_file()
+            now = os.fstat(descriptor).st_mtime
+            os.close(descriptor)
+            fresh.unlink(missing_ok=True)
+            return sum(_remove_if_abandoned(path, now) for path in found)
+        except FileNotFoundError:
+            self._check_root()
+            return 0
+        except OSError as error:
+            self._fail("delete", "abandoned files", error)
+
     def close(self) -> None:
         """Nothing is kept open."""
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
+
+    def _begin_file(self) -> tuple[Path, int]:
+        """A new file in UNFINISHED, and its descriptor for writing."""
+        make_folder(self._root / UNFINISHED, below=self._root)
+        path = self._root / UNFINISHED / secrets.token_hex(8)
+        return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def _check_root(self) -> None:
         if not self._root.is_dir():
@@ -167,6 +201,9 @@ class DirectoryStore:
             raise ObjectMissing(key) from error
         if isinstance(error, FileNotFoundError):
             self._check_root()
+            raise StoreUnavailable(
+                f"cannot {verb} {key} in {self._root}: it was removed while it was written; try again"
+            ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreFull(f"cannot write {key} to {self._root}: {why}; nothing is left of it") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -184,10 +221,19 @@ def _write(descriptor: int, data: Buffer) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _link(temporary: Path, path: Path, descriptor: int) -> None:
+def _remove_if_abandoned(path: Path, now: float) -> bool:
+    """Times in the future count too: a clock was set back, or its file server died before it set the time."""
+    with suppress(FileNotFoundError):  # its writer has just ended, or another scheduler looks too
+        if abs(now - path.stat().st_mtime) > ABANDONED_AFTER:
+            path.unlink()
+            return True
+    return False
+
+
+def _link(unfinished: Path, path: Path, descriptor: int) -> None:
     """Gives the file its name. Raises FileExistsError when the name is taken by another file."""
     try:
-        os.link(temporary, path)
+        os.link(unfinished, path)
     except FileExistsError:
         # NFS sends a request again when its answer is lost: the name may be taken by this very file.
         if not os.path.samestat(os.stat(path), os.fstat(descriptor)):
@@ -197,5 +243,10 @@ def _link(temporary: Path, path: Path, descriptor: int) -> None:
             raise ConditionalPutRefused(
                 f"the file system of {path.parent} has no hard links, so nothing keeps files from being"
                 " overwritten; use another file system (or NFS instead of SMB)"
+            ) from error
+        if error.errno == errno.EXDEV:
+            raise StoreError(
+                f"{path.parent} is on another file system than {unfinished.parent}, and no file can be linked"
+                " from one to the other; put the whole repository on one"
             ) from error
         raise

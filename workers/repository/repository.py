@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
+from workers.repository.abandoned_writes import remove_abandoned_writes
 from workers.repository.earlier_blocks import write_known_hashes
 from workers.repository.errors import (
     AlreadyWritten,
@@ -174,6 +175,10 @@ class Repository:
         for info in self._store.list("runs/"):
             if match := _RESULT_KEY.fullmatch(info.key):
                 yield match[1]
+
+    def remove_abandoned_writes(self) -> int:
+        """What dead writers have left in the store, beside its objects: of how many. Raises StoreError."""
+        return remove_abandoned_writes(self._store)
 
     # Segments
 

@@ -6,12 +6,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from infra.simulator import DiskSpec, SimulatedPool, Timing, UserSpec
+from tests.until import until
 
 STARTTLS, EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED_REPLY = 5, 1, 2, 3, 6, 7, 8
 UNSUP, POLICY, INVALID, TLS_REQD = (0x80000000 + number for number in (1, 2, 3, 5))
@@ -30,18 +30,6 @@ def vdi_of(info: Info) -> str:
     return info["exportname"].partition("?")[0].removeprefix("/")
 
 
-def wait_until(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def settle(pool: SimulatedPool) -> None:
-    """Until every slot is free again."""
-    wait_until(lambda: not pool.log()["slots"])
-
-
 def test_a_whole_disk(pool: SimulatedPool, nbd: Any, info: Info) -> None:
     client = nbd(info)
     assert client.greet() == b"NBDMAGICIHAVEOPT\x00\x01"
@@ -57,7 +45,7 @@ def test_a_whole_disk(pool: SimulatedPool, nbd: Any, info: Info) -> None:
     assert data == pool.content(vdi_of(info))
     client.request(DISC)
     assert client.eof()
-    settle(pool)
+    pool.wait_until_let_go()
     entry = pool.log()["connections"][-1]
     assert (entry["outcome"], entry["vdi"], entry["bytes"]) == ("disconnected", vdi_of(info), 4 << 20)
     reads = [read for read in pool.log()["reads"] if read["connection"] == entry["id"]]
@@ -147,7 +135,10 @@ def test_refused_exports_give_no_reason(
     ):
         client = nbd(good)
         assert client.open({**good, "exportname": name}) == b""
-    assert len(nbd(good).open(good)) == 134
+    client = nbd(good)
+    assert len(client.open(good)) == 134
+    client.close()
+    pool.wait_until_let_go()
     outcomes = [entry["outcome"] for entry in pool.log()["connections"]]
     assert outcomes[0] == "refused-session-invalid"
     assert outcomes[6] == "refused-vdi-in-use"
@@ -215,9 +206,9 @@ def test_the_seventeenth_connection_hears_nothing(
     assert nbd(info).eof()
     started = time.monotonic()
     clients[0].close()
-    wait_until(lambda: pool.log()["connections"][0]["closed"] is not None)
+    until(lambda: pool.log()["connections"][0]["closed"] is not None)
     assert nbd(info).eof()
-    wait_until(lambda: len(pool.log()["slots"]) == 1 and set(pool.log()["slots"].values()) == {15})
+    until(lambda: len(pool.log()["slots"]) == 1 and set(pool.log()["slots"].values()) == {15})
     assert time.monotonic() - started >= 0.3
     assert len(nbd(info).receive(18)) == 18
     log, host = pool.log(), pool.hosts[0].uuid
@@ -248,7 +239,7 @@ def test_the_disk_stays_plugged_until_the_slot_is_free(
     assert clients[0].reply() == (MAGIC, 0, 7)
     for client in clients:
         client.close()
-    settle(pool)
+    pool.wait_until_let_go()
     assert pool.leftovers()["plugged_vbds"] == []
     login(pool).VDI.data_destroy(vdi)
 
@@ -344,7 +335,7 @@ def test_a_crowd_never_gets_more_than_sixteen(
         thread.start()
     for thread in threads:
         thread.join()
-    settle(pool)
+    pool.wait_until_let_go()
     log = pool.log()
     assert log["peak"][pool.hosts[0].uuid] <= 16
     assert served.count(True) == len(served) == 24 * 6 - sum(log["rejects"].values())

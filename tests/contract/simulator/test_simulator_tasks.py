@@ -14,15 +14,13 @@ from infra.simulator import SimulatedPool, Timing
 from infra.simulator.dispatch import dispatch
 from infra.simulator.failures import Failure
 from infra.simulator.tasks import collect_tasks
+from tests.until import until
 
 Fails = Callable[..., list[str]]
 
 
 def finished(api: Any, task: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 5
-    while api.task.get_status(task) == "pending":
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: api.task.get_status(task) != "pending")
     return dict(api.task.get_record(task))
 
 
@@ -93,12 +91,12 @@ def test_a_change_wakes_who_waits_for_it(api: Any, pool: SimulatedPool, login: A
     events_of = getattr(login(pool).event, "from")
     token = events_of(["vm"], "", 0.0)["token"]
     results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(events_of([f"vm/{vm.ref}"], token, 10.0)))
+    thread = threading.Thread(target=lambda: results.append(events_of([f"vm/{vm.ref}"], token, 600.0)))
     started = time.monotonic()
     thread.start()
     api.VM.set_tags(vm.ref, ["x"])
     thread.join()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     assert [event["ref"] for event in results[0]["events"]] == [vm.ref]
 
 
@@ -110,15 +108,15 @@ def test_log_out_wakes_who_waits(pool: SimulatedPool, api: Any) -> None:
     thread.start()
     started = time.monotonic()
     with pytest.raises(Failure, match="SESSION_INVALID"):
-        dispatch(pool.state, pool.state.master, "event.from", [api.ref, ["vm/none"], token, 10.0])
+        dispatch(pool.state, pool.state.master, "event.from", [api.ref, ["vm/none"], token, 600.0])
     thread.join()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_stopping_does_not_wait_for_anything(start_pool: Any, login: Any, machine: Any) -> None:
-    pool = start_pool(timing=Timing(operation_delay=60))
+    pool = start_pool(timing=Timing(operation_delay=600))
     api = login(pool)
     api.Async.VM.snapshot(machine(pool, api).ref, "s")
     started = time.monotonic()
     pool.stop()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60

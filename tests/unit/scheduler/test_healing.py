@@ -10,7 +10,9 @@ import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.runs.values import ResultRow
+from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
+from tests.until import until
 from workers.xenapi import Session
 
 MiB = 1 << 20
@@ -35,7 +37,7 @@ def site(make_site: Callable[[PoolSpec], Site]) -> Site:
 def night(site: Site) -> ResultRow:
     """The one disk's row, after its content was compared."""
     result = site.night()
-    assert (result.status, result.warnings) == ("succeeded", ()), result
+    assert (result.status, result.warnings) == ("succeeded", ()), run_in_short(result)
     [row] = result.disks
     assert site.restored(row.point, row.vdi) == site.pool.content(row.vdi)
     return row
@@ -164,7 +166,9 @@ def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site:
     """The revert copies our mark onto the live disk, and so onto every later snapshot of it."""
     run = site.submit()
     site.work(run, until=lambda step: step == "finish-vm")
+    site.pool.wait_until_let_go()
     [snapshot] = site.pool.leftovers()["vm_snapshots"]
+    until(lambda: site.pool.leftovers()["plugged_vbds"] == [])
     xapi(site, "VM.revert", xapi(site, "VM.get_by_uuid", snapshot))
     xapi(site, "VM.snapshot", vm_ref(site), "before the upgrade", [])
     theirs = [each for each in site.pool.leftovers()["vm_snapshots"] if each != snapshot]
@@ -201,7 +205,7 @@ def test_a_host_that_dies_in_the_middle_of_a_run(site: Site) -> None:
 
     result = site.work(site.submit(), stop=crash)
     assert result is not None
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     assert not host.up
     assert night(site).mode == "full"
     assert_healed(site)

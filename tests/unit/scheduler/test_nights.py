@@ -14,6 +14,7 @@ from scheduler.finishing.steps import finish_vm
 from scheduler.planning.steps import plan_vm
 from scheduler.pool_objects.snapshots import snapshot_name
 from scheduler.runs.values import ResultRow, RunResult
+from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
 from workers.extents import Plan
 from workers.repository import AccessDenied, Repository, StoreUnavailable
@@ -148,7 +149,7 @@ def good_point(result: RunResult) -> str:
 def test_a_snapshot_call_whose_answer_is_lost_leaves_exactly_one_snapshot(site: Site) -> None:
     site.pool.add_fault(xapi="VM.snapshot", drop_reply=True)
     result = site.night()
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     assert {row.mode for row in result.disks} == {"incremental"}
     calls = site.pool.log()["calls"]
     assert calls["Async.VM.snapshot"] == 2, "the first night's and this one's"
@@ -260,7 +261,7 @@ def test_disks_on_storage_without_tracking_are_backed_up_in_full_each_night(make
     site = make_site(dataclasses.replace(SPEC, sr_has_cbt=False))
     for _ in range(2):
         result = site.night()
-        assert result.status == "succeeded", result
+        assert result.status == "succeeded", run_in_short(result)
         assert {row.mode for row in result.disks} == {"full"}
         assert all("the storage cannot track changed blocks" in row.reason for row in result.disks)
         assert_restores(site, result)
@@ -409,7 +410,7 @@ def test_a_store_that_is_away_for_a_moment_does_not_cost_the_night(
     monkeypatch.setattr("scheduler.retry.PAUSES", (0.0,))
     result = site.night()
     assert failures == []
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     assert_restores(site, result)
     assert_clean(site)
 
@@ -430,5 +431,5 @@ def test_a_run_whose_result_the_store_does_not_take_ends_when_the_store_is_back(
     monkeypatch.setattr("scheduler.steps.END_AGAIN", 0.1)
     result = site.night()
     assert failures == []
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     assert not site.repository.run_is_open(result.run)

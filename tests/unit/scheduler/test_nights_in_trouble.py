@@ -9,6 +9,7 @@ import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, SimulatedPool, Timing, VmSpec
 from scheduler.runs.values import RunResult
+from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
 from workers.xenapi import Session
 
@@ -83,7 +84,7 @@ def calls_find_a_full_queue(pool: SimulatedPool) -> None:
 def test_the_night_succeeds(site: Site, trouble: Callable[[SimulatedPool], None]) -> None:
     trouble(site.pool)
     result = site.night()
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     assert {row.mode for row in result.disks} == {"incremental"}
     assert_restores(site, result)
     site.log_out()

@@ -119,6 +119,7 @@ def test_what_a_run_that_goes_on_has_made_is_no_orphan(site: Site, redis_client:
 def test_a_committed_base_keeps_its_metadata_and_loses_its_data(site: Site) -> None:
     site.pool.add_fault(xapi="VM.destroy", failure=["INTERNAL_ERROR", "the toolstack restarts"], count=1)
     assert "not everything of this run could be removed" in site.night().warnings[0]
+    site.pool.wait_until_let_go()
     found = kinds(site)
     assert sorted(found) == ["VM snapshot", "metadata snapshot", "metadata snapshot", *["snapshot data"] * 2]
     assert found[0] == "VM snapshot"
@@ -163,6 +164,20 @@ def test_what_others_made_is_left_alone(site: Site) -> None:
     assert kinds(site) == []
     assert site.night().warnings == ()
     assert len(site.pool.leftovers()["vm_snapshots"]) == 3
+
+
+def test_a_persons_snapshot_with_a_copy_of_our_whole_tag_is_left_alone(site: Site) -> None:
+    """A revert makes the live disk from our snapshot, tag and all; every later snapshot of it copies that."""
+    with Session.login("lab", site.settings.pool("lab")) as session:
+        for vdi in site.disks:
+            ref = session.call("VDI.get_by_uuid", vdi)
+            [base] = session.call("VDI.get_snapshots", ref)
+            for key, value in session.call("VDI.get_other_config", base).items():
+                session.call("VDI.add_to_other_config", ref, key, value)
+        theirs = session.call("VDI.get_uuid", session.call("VDI.snapshot", ref))
+    assert kinds(site) == []
+    assert site.night().warnings == ()
+    assert theirs in {each["uuid"] for each in site.pool.leftovers()["vdi_snapshots"]}
 
 
 def test_what_a_run_of_another_repository_made_is_left_alone(site: Site) -> None:

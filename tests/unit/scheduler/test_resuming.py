@@ -13,6 +13,7 @@ from scheduler.policies.requests import RunRequest
 from scheduler.runs.facts import create_run
 from scheduler.runs.resuming import Resumer, resume_lost_runs, resume_run
 from scheduler.runs.values import ResultRow, RunFacts, RunResult
+from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
 from tests.until import until
 from workers.repository import Store
@@ -82,7 +83,7 @@ def batches_read(site: Site, vdi: str) -> list[int]:
 
 
 def assert_whole(site: Site, run: str, result: RunResult) -> None:
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     assert {row.read_bytes for row in result.disks} == {100 * MiB, 2 * MiB}
     for vdi in site.disks:
         assert site.restored(rows(result)[vdi].point, vdi) == site.pool.content(vdi)
@@ -162,7 +163,7 @@ def test_a_disk_whose_snapshot_is_gone_fails_with_that_reason(site: Site, redis_
             session.call_async("VM.destroy", session.call("VM.get_by_uuid", made))
         for each in site.pool.leftovers()["vdi_snapshots"]:
             if each["snapshot_of"] == data:
-                until(lambda: site.pool.leftovers()["plugged_vbds"] == [])
+                site.pool.wait_until_let_go()
                 session.call_async("VDI.destroy", session.call("VDI.get_by_uuid", each["uuid"]))
     assert resume_run(site.ledger, site.repository, run)
     result = site.work(run)

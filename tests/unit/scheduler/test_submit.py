@@ -71,13 +71,15 @@ def test_a_run_that_redis_forgot_is_waited_for_until_it_is_resumed(
         seen.append(progress)
         if len(seen) == 1:
             redis_client.flushall()
-            threading.Timer(0.2, resume).start()
+            resumer.start()
 
     def resume() -> None:
         ledger.create_run("run", b"")
         ledger.end_run("run", RESULT.write())
 
+    resumer = threading.Timer(0.2, resume)
     assert wait_for_run(ledger, "run", on_progress=forget_and_resume) == RESULT
+    resumer.join()
     assert len(seen) == 1
 
 

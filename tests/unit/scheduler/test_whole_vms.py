@@ -13,6 +13,7 @@ from scheduler.policies.policy import Selector
 from scheduler.policies.requests import RunRequest
 from scheduler.runs.submit import submit_run
 from scheduler.runs.values import ResultRow, RunResult
+from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
 from workers.xenapi import Session
 
@@ -49,7 +50,7 @@ def test_drives_that_cannot_be_backed_up_are_skipped_with_a_reason(make_site: Ma
     with Session.login("lab", site.settings.pool("lab")) as session:
         session.call("VDI.add_tags", session.call("VDI.get_by_uuid", scratch), "cbtfleet:exclude")
     result = night(site, exclude_disks=Selector(names=("swap*",)))
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     rows = by_name(result)
     assert {name: row.reason for name, row in rows.items() if row.mode is None} == {
         "cluster": "skipped: several VMs may write to it (sharable = true), so it cannot be snapshotted",
@@ -80,7 +81,7 @@ def test_a_disk_of_two_vms_is_backed_up_once(make_site: MakeSite) -> None:
             vdi = session.call("VDI.get_by_uuid", shared)
             session.call("VBD.create", {"VM": ref, "VDI": vdi, "userdevice": place, "type": "Disk"})
     result = night(site)
-    assert result.status == "succeeded", result
+    assert result.status == "succeeded", run_in_short(result)
     rows = {(row.vm, row.vdi, row.mode): row.reason for row in result.disks}
     assert set(rows) == {
         ("db", shared, "full"),
@@ -150,7 +151,7 @@ def test_storage_that_is_not_plugged_in_fails_its_own_disks_alone(make_site: Mak
                 session.call("PBD.unplug", ref)
     result = night(site)
     rows = by_name(result)
-    assert (result.status, rows["root"].error) == ("partial", None), result
+    assert (result.status, rows["root"].error) == ("partial", None), run_in_short(result)
     assert "(SR_NO_PBDS: <ref>); it is on storage" in rows["local"].error
     assert "is not plugged in" in rows["local"].error
 

@@ -1,4 +1,4 @@
--- uses: epoch, step
+-- uses: claim
 -- ARGV: run, then vm, facts, vm, facts, ...
 local run = ARGV[1]
 local key = KEY.run .. run

@@ -10,7 +10,9 @@ local claimed = redis.call('HMGET', key, 'lease', 'request', 'fence')
 if claimed[1] and tonumber(claimed[1]) > NOW then
   return claimed[2] == request and tonumber(claimed[3]) or nil
 end
-local fence = redis.call('HINCRBY', key, 'fence', 1)
-redis.call('HSET', key, 'owner', owner, 'request', request, 'lease', NOW + TIMING.step_lease)
+-- Larger also than one that was claimed before Redis forgot it: whoever holds that one must not pass for us.
+local fence = math.max((tonumber(claimed[3]) or 0) + 1, NOW)
+redis.call('HINCRBY', key, 'claims', 1)
+redis.call('HSET', key, 'fence', fence, 'owner', owner, 'request', request, 'lease', NOW + TIMING.step_lease)
 redis.call('ZADD', KEY.steps, 'XX', NOW + TIMING.step_lease, id)
 return fence

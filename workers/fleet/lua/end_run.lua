@@ -1,4 +1,4 @@
--- uses: epoch
+-- uses: claim
 -- ARGV: run, result. From now on the run's keys expire.
 local run, result = ARGV[1], ARGV[2]
 local key = KEY.run .. run

@@ -1,4 +1,4 @@
--- uses: epoch, step
+-- uses: claim
 -- ARGV: run, vm, facts ('' keeps them).
 local run, vm, facts = ARGV[1], ARGV[2], ARGV[3]
 local key = KEY.vm .. run .. '/' .. vm

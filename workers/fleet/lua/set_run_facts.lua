@@ -1,4 +1,4 @@
--- uses: epoch
+-- uses: claim
 -- ARGV: run, facts.
 local key = KEY.run .. ARGV[1]
 if redis.call('EXISTS', key) == 0 then

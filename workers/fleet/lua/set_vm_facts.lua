@@ -1,4 +1,4 @@
--- uses: epoch
+-- uses: claim
 -- ARGV: run, vm, facts. 0: the VM is finished, and keeps what its finish said.
 local key = KEY.vm .. ARGV[1] .. '/' .. ARGV[2]
 local state = redis.call('HGET', key, 'state')

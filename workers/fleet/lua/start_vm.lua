@@ -1,4 +1,4 @@
--- uses: epoch, disk, group
+-- uses: claim, disk, group
 -- ARGV: run, vm, then for each disk: disk, pool, snapshot, virtual_size, batches, weight, hosts, facts, plan,
 -- attempts, give_up_after, read_bytes, stored_bytes, done (a bitmap).
 -- 1: the disks are the ledger's now, 0: they were already.

@@ -1,4 +1,4 @@
--- uses: epoch, step, permit, tally
+-- uses: claim, permit, tally
 -- ARGV: run, name, subject, pool, places (JSON, or '': those of the last time). 0: it is the step's turn, n: it is
 -- the n-th in line, -1: it has to say its places.
 local id, pool, places = step_id(ARGV[1], ARGV[2], ARGV[3]), ARGV[4], ARGV[5]

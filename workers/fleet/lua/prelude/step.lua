@@ -1,6 +1,7 @@
 -- uses: epoch, wake
 -- A control step is a member of KEY.steps, scored with the time when it is to be published (again).
--- Its hash exists once it was claimed: fence (the count of claims), owner, request, lease (until when).
+-- Its hash exists once it was claimed: fence (grows with every claim), claims (their count), owner, request, lease
+-- (until when).
 local function step_id(run, name, subject)
   return run .. '/' .. name .. '/' .. subject
 end
