@@ -105,7 +105,7 @@ def test_a_pool_without_messages_is_backed_up_without_its_reason(site: Site) -> 
     the_log_does_not_grow_with_the_disk(site)
     site.pool.add_fault(xapi="message.get", failure=["MESSAGE_METHOD_UNKNOWN", "message.get"], count=-1)
     row = night(site)
-    assert row.reason == "changed-block tracking was off and has been switched on for the next backup"
+    assert row.reason == "changed-block tracking is on from this backup on; it was off before"
 
 
 def test_the_log_of_a_vm_whose_host_died_is_not_believed_while_it_stays_off(site: Site) -> None:
@@ -139,7 +139,8 @@ def test_a_disk_that_moved_to_other_storage_is_recognised_by_its_drive(site: Sit
     assert site.disks != [old]
     row = night(site)
     assert row.reason == (
-        f"the drive held another disk ({old}) at the last backup: it has moved to another storage repository"
+        "the drive held another disk at the last backup, which has moved to another storage repository:"
+        f" it was {old}"
     )
     site.pool.write_random(site.disks[0], blocks=2, seed=9)
     assert night(site).mode == "incremental"
@@ -159,7 +160,7 @@ def test_a_smaller_disk_in_the_same_drive(site: Site) -> None:
         {"VM": machine, "VDI": small, "userdevice": "0", "mode": "RW", "type": "Disk", "bootable": True,
          "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}},
     )  # fmt: skip
-    assert "at the last backup: a smaller one replaced it" in night(site).reason
+    assert "at the last backup, which a smaller one has replaced" in night(site).reason
 
 
 def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site: Site) -> None:
@@ -180,7 +181,7 @@ def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site:
     assert result is not None
     row = night(site)
     assert row.mode == "full"
-    assert "the VM was reverted to a snapshot, or it was replaced" in row.reason
+    assert "the VM was reverted to a snapshot, or the disk was replaced" in row.reason
     left = site.pool.leftovers()
     assert left["vm_snapshots"] == theirs
     assert sorted(each["type"] for each in left["vdi_snapshots"]) == ["cbt_metadata", "user"]
