@@ -66,8 +66,8 @@ def it_grows(site: Site, vm: str) -> None:
 
 def its_host_dies(site: Site, vm: str) -> None:
     nothing(site, vm)
-    [host] = [each["host"] for each in site.pool.vms() if each["name"] == vm]
-    site.pool.set_host(host, "down")
+    host = call(site, "VM.get_record", vm_ref(site, vm))["resident_on"]
+    site.pool.set_host(call(site, "host.get_record", host)["uuid"], "down")
 
 
 def its_host_dies_and_it_starts_elsewhere(site: Site, vm: str) -> None:
