@@ -86,7 +86,7 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     ledger = context.ledger
     if ledger.vm_state(run, vm_uuid) != "planning":
         return
-    opened = run_at_work(context.repository, run)
+    opened = run_at_work(context, run)
     request = opened.request
     vm = VmInHand.from_ledger(ledger, run, vm_uuid)
     hooks = SnapshotHooks(context, request, vm)
@@ -103,7 +103,7 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
         vm.facts = replace(record.facts, committed=True)
     else:
         if record is None:
-            take_permit_again(context, run, vm_uuid, request.pool)
+            take_permit_again(context, request, run, vm_uuid)
         with context.sessions.borrow(request.pool) as session:
             planned = None
             if record is None:
@@ -114,8 +114,8 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
                 vm.facts, works = resume_vm(context.repository, session, request, run, vm_uuid, record)
     vm.keep()
     pool = context.settings.pool(request.pool)
-    for host in {host for work in works for host in work.hosts}:
-        ledger.set_host(request.pool, host, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
+    hosts = {host for work in works for host in work.hosts}
+    ledger.set_hosts(request.pool, hosts, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
     ledger.start_vm(run, vm_uuid, works)
 
 
@@ -149,7 +149,7 @@ class _VmPlanner:
         vm = self._session.call("VM.get_record", vm_ref)
         drives = self._choose(read_drives(self._session, vm))
         if drives:
-            take_permit(self._context, self._session, self._run, self._request.pool, vm, drives)
+            take_permit(self._context, self._session, self._request, self._run, vm, drives)
         tracking = {drive.ref: self._switch_tracking_on(drive) for drive in drives}
         drives = [drive for drive in drives if drive.ref not in self._left_out]
         works: list[DiskWork] = []

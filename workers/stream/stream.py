@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from workers.errors import CbtfleetError
 from workers.extents import Plan
-from workers.fleet import DiskWork, Ledger, LedgerUnreachable, Next, Outcome, Verdict
+from workers.fleet import DiskWork, Ledger, LedgerUnreachable, Next, Outcome, Verdict, call_number
 from workers.logs import bind
 from workers.messages import Grant
 from workers.nbd import Connection, Deadlines, NbdError, Tls, Unreachable, connect
@@ -81,7 +81,8 @@ class _Batches:
         return self._patiently(lambda: self._ledger.opened(self._grant, owner=self._owner))
 
     def take(self) -> Next:
-        return self._patiently(lambda: self._ledger.take(self._grant, owner=self._owner))
+        number = call_number()  # of the one call, however often it is made
+        return self._patiently(lambda: self._ledger.take(self._grant, self._owner, number))
 
     def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
         answer = self._patiently(

@@ -57,11 +57,12 @@ def tracking_goes_off(site: Site, vm: str) -> None:
 
 def the_log_does_not_grow_with_the_disk(site: Site, vm: str) -> None:
     site.pool.add_fault(sm="cbt_resize", vdi=disk_of(site, vm))
-    site.pool.resize(disk_of(site, vm), 2 * MiB)
+    it_grows(site, vm)
 
 
 def it_grows(site: Site, vm: str) -> None:
-    site.pool.resize(disk_of(site, vm), 2 * MiB)
+    size = int(call(site, "VDI.get_record", disk_ref(site, vm))["virtual_size"])
+    site.pool.resize(disk_of(site, vm), 2 * size)
 
 
 def its_host_dies(site: Site, vm: str) -> None:
@@ -97,7 +98,12 @@ def a_middle_snapshot_goes_without_its_bits(site: Site, vm: str) -> None:
 
 
 def it_moves_to_other_storage(site: Site, vm: str) -> None:
-    [local] = [ref for ref, sr in call(site, "SR.get_all_records").items() if "host1" in sr["name_label"]]
+    """The local storage of the VM's host."""
+    host = call(site, "VM.get_record", vm_ref(site, vm))["resident_on"]
+    plugged = {pbd["SR"] for pbd in call(site, "PBD.get_all_records").values() if pbd["host"] == host}
+    [local] = [
+        ref for ref, sr in call(site, "SR.get_all_records").items() if ref in plugged and not sr["shared"]
+    ]
     call(site, "VDI.disable_cbt", disk_ref(site, vm))
     call(site, "VDI.pool_migrate", disk_ref(site, vm), local, {})
 
@@ -111,7 +117,8 @@ def a_smaller_disk_takes_its_drive(site: Site, vm: str) -> None:
     record = call(site, "VDI.get_record", disk_ref(site, vm))
     call(site, "VDI.destroy", disk_ref(site, vm))
     fields = ("SR", "type", "sharable", "read_only", "name_label")
-    values = {field: record[field] for field in fields} | {"other_config": {}, "virtual_size": str(MiB // 2)}
+    size = str(int(record["virtual_size"]) // 2)
+    values = {field: record[field] for field in fields} | {"other_config": {}, "virtual_size": size}
     drive = {"VM": vm_ref(site, vm), "VDI": call(site, "VDI.create", values), "userdevice": "0"}
     call(site, "VBD.create", {**drive, "type": "Disk"})
 
