@@ -121,12 +121,16 @@ def test_a_late_finish_makes_no_point_without_a_disk_that_is_tried_again(
         return False
 
     site.work(run, stop=lambda: len(site.ledger.progress(run).disks) == 2)
-    for grant in site.ledger.admit():
-        if grant.disk == data:
-            assert site.ledger.claim(grant, "node/1")
-            site.ledger.release(grant, Outcome.FATAL, "given up", "node/1")
-        else:
-            run_stream(site.stream_context, grant)
+    while {disk.state for disk in site.ledger.progress(run).disks} != {"complete", "failed"}:
+        site.ledger.node_alive("node", 4)
+        site.ledger.sweep()
+        site.count_hosts()
+        for grant in site.ledger.admit():
+            if grant.disk == data:
+                assert site.ledger.claim(grant, "node/1")
+                site.ledger.release(grant, Outcome.FATAL, "given up", "node/1")
+            else:
+                run_stream(site.stream_context, grant)
     result = site.work(run, until=begins)
     assert loss.struck
     assert result is not None
