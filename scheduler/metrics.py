@@ -16,7 +16,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scheduler.background_loop import BackgroundLoop
-from scheduler.runs.states import run_states
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 
@@ -120,7 +119,7 @@ class LedgerCollector(Collector):
 
     def _runs(self) -> Iterable[Metric]:
         family = GaugeMetricFamily("cbtfleet_runs", "Runs that the ledger knows", labels=("state",))
-        states = Tally(run_states(self._ledger).values())
+        states: Tally[str] = Tally(self._ledger.run_states().values())
         for state in RUN_STATES:
             family.add_metric((state,), states.get(state, 0))
         yield family

@@ -6,18 +6,24 @@ What it could not publish the ledger makes due again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from scheduler.background_loop import BackgroundLoop
+from workers.broker import queued
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.messages import STEP_QUEUE, STEP_TASK, STREAM_QUEUE, STREAM_TASK
 
 TRY_AGAIN = 1.0
 """Seconds after a failure, however many there were: a Redis that is back is not to wait for us."""
+
+
+MOST_QUEUED = 64
+"""Steps that wait in the queue. A step that nobody claims is due again after `Timing.step_republish`: with
+thousands of them due, and all threads waiting for a pool, the queue would grow by thousands each time."""
 
 
 class NotPublished(CbtfleetError):
@@ -42,18 +48,30 @@ class Pump(BackgroundLoop):
     def round(self) -> None:
         began = time.monotonic()
         self._ledger.sweep()
-        steps = self._ledger.due_steps()
-        for step in steps:
-            self._publish(STEP_TASK, STEP_QUEUE, step.as_message())
+        room = MOST_QUEUED - self._queued()
+        steps = self._ledger.due_steps(room) if room > 0 else []
+        self._publish(STEP_TASK, STEP_QUEUE, [step.as_message() for step in steps])
         grants = self._ledger.admit()
-        for grant in grants:
-            self._publish(STREAM_TASK, STREAM_QUEUE, grant.as_message())
+        self._publish(STREAM_TASK, STREAM_QUEUE, [grant.as_message() for grant in grants])
         self._done(time.monotonic() - began, len(steps), len(grants))
         if not self.stopping():
-            self._ledger.wait_for_work(1.0)
+            more_are_due = len(steps) >= room
+            self._ledger.wait_for_work(0.1 if more_are_due else 1.0)
 
-    def _publish(self, task: str, queue: str, message: Mapping[str, object]) -> None:
+    def _queued(self) -> int:
         try:
-            self._app.send_task(task, args=[message], queue=queue, ignore_result=True)
+            return queued(self._app, STEP_QUEUE)
+        except OperationalError as error:
+            raise NotPublished(f"nothing can be published: {error}") from error
+
+    def _publish(self, task: str, queue: str, messages: Sequence[Mapping[str, object]]) -> None:
+        if not messages:
+            return
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for message in messages:
+                    self._app.send_task(
+                        task, args=[message], queue=queue, ignore_result=True, producer=producer
+                    )
         except OperationalError as error:
             raise NotPublished(f"nothing can be published: {error}") from error

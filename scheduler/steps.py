@@ -3,7 +3,7 @@
 due --publish--> claimed (lease, renewed) --+--> finished
  ^                    |                     |
  +---- lease ran out -+                     +--> failed with one line: the run goes on without it
- +---- not its turn --+
+ +---- no permit yet -+
 """
 
 from __future__ import annotations

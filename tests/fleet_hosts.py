@@ -15,6 +15,9 @@ class Connection:
     owner: str
     heard: float
     batches: set[int] = field(default_factory=set)
+    takes: list[int] = field(default_factory=list)
+    commits: list[int] = field(default_factory=list)
+    """The numbers of its takes and the batches of its commits, that were answered."""
     plugged: bool = False
     """The host has accepted it and plugged its disk."""
     paused: bool = False

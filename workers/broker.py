@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from celery import Celery, signals
 from kombu.entity import Queue
+from kombu.exceptions import OperationalError
 
 from workers.interrupts import drop_interrupt, interrupts_are_ignored
 from workers.messages import STEP_QUEUE, STREAM_QUEUE
@@ -97,3 +98,12 @@ def run_worker(
 
 def _keep_our_logging(**_: object) -> None:
     """Celery leaves logging alone when someone listens to this signal."""
+
+
+def queued(app: Celery, queue: str) -> int:
+    """How many messages wait in a queue. Raises OperationalError, as publishing does."""
+    with app.connection_or_acquire() as connection:
+        try:
+            return int(connection.default_channel.client.llen(queue))
+        except connection.recoverable_connection_errors as error:
+            raise OperationalError(str(error)) from error

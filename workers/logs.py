@@ -17,7 +17,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-_CHATTY = ("botocore", "boto3", "urllib3", "s3transfer", "amqp", "kombu")
+_CELERY_TASKS = ("celery.worker.strategy", "celery.app.trace")
+"""Two lines for every step and stream, which name a message that nobody knows."""
+
+_CHATTY = ("botocore", "boto3", "urllib3", "s3transfer", "amqp", "kombu", *_CELERY_TASKS)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -42,8 +42,8 @@ def cleanup(
 ) -> None:
     """Remove what ended runs left on the pools: snapshots, their data, disks plugged in for reading.
 
-    Only what carries this repository's mark, and never the base of a disk's next backup. The scheduler does
-    the same by itself.
+    Only what carries this repository's ownership tag, and never the base of a disk's next backup. The
+    scheduler does the same by itself.
     """
     invocation = Invocation.of(context, config, as_json)
     settings = invocation.settings()
@@ -63,7 +63,7 @@ def cleanup(
 
 
 def _clean(settings: Settings, pools: list[str], dry_run: bool) -> tuple[list[Row], list[str]]:
-    """A row for each leftover, and a line for each pool that could not be looked at."""
+    """A row for each orphan, and a line for each pool that could not be looked at."""
     rows: list[Row] = []
     silent: list[str] = []
     with open_ledger(settings) as ledger, open_repository(settings) as repository:

@@ -92,8 +92,8 @@ def _live(settings: Settings) -> list[RunSummary]:
         with open_ledger(settings) as ledger:
             return [
                 going_on
-                for run in sorted(ledger.runs())
-                if ledger.run_state(run) != "ended" and (going_on := _going_on(ledger, run)) is not None
+                for run, state in sorted(ledger.run_states().items())
+                if state != "ended" and (going_on := _going_on(ledger, run)) is not None
             ]
     except LedgerUnreachable as error:
         note(f"cbtfleet: runs that go on are not listed: {error}")

@@ -16,7 +16,7 @@ from scheduler.hosts.host_names import HostName, host_names
 from scheduler.hosts.slot_report import troubles, waits_for
 from scheduler.terminal.tables import TextTable, duration
 from workers.errors import CbtfleetError, ConfigurationError
-from workers.fleet import Host, Ledger, Slot, UnknownToLedger
+from workers.fleet import Host, Ledger, Slot
 from workers.settings import Settings
 
 
@@ -149,7 +149,7 @@ class HostRow:
 
 def _describe(ledger: Ledger, host: Host, name: str) -> HostRow:
     rows = ledger.slots(host.pool, host.host)
-    disks = _disks(ledger, {slot.run for slot in rows if slot.run})
+    disks = _disks(ledger, rows)
     return HostRow(
         pool=host.pool,
         host=host.host,
@@ -183,16 +183,13 @@ def _slot(slot: Slot, vm: str | None, disk: str | None) -> SlotRow:
     )
 
 
-def _disks(ledger: Ledger, runs: set[str]) -> dict[tuple[str, str], tuple[str | None, str | None]]:
-    """VM's and disk's name by run and disk, of the runs that the ledger knows."""
+def _disks(ledger: Ledger, slots: Sequence[Slot]) -> dict[tuple[str, str], tuple[str | None, str | None]]:
+    """VM's and disk's name by run and disk, of those that the ledger knows."""
     found: dict[tuple[str, str], tuple[str | None, str | None]] = {}
-    for run in runs:
-        try:
-            for disk in ledger.progress(run).disks:
-                if disk.facts is not None:
-                    found[run, disk.disk] = (disk.facts.vm_name, disk.facts.name)
-        except UnknownToLedger:
-            continue
+    for run in {slot.run for slot in slots if slot.run}:
+        disks = [slot.disk for slot in slots if slot.run == run]
+        for disk, facts in ledger.disk_facts(run, disks).items():
+            found[run, disk] = (facts.vm_name, facts.name)
     return found
 
 

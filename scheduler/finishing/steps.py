@@ -58,12 +58,11 @@ Rows = dict[str, ResultRow]
 
 def finish_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     """Commits one VM's restore point and cleans up behind it."""
-    request = run_at_work(context.repository, run).request
+    request = run_at_work(context, run).request
     vm = VmInHand.from_ledger(context.ledger, run, vm_uuid)
     planned = planned_vm(context.repository, run, vm_uuid)
     facts = {disk.disk: disk.facts for disk in planned.disks} if planned is not None else {}
-    disks = [disk for disk in context.ledger.progress(run).disks if disk.vm == vm_uuid]
-    vm.keep()  # refused when the step was lost: what was read may be of a run that came back, without disks
+    disks = context.ledger.vm_disks(run, vm_uuid)
     rows = {disk.disk: _row(vm, disk, facts.get(disk.disk)) for disk in disks}
     committed: list[DiskPoint] = []
     if planned is None:

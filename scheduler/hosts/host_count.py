@@ -98,7 +98,7 @@ class HostCounter:
         return [record for record in found.values() if record is not None and record["VM"] == domain]
 
     def _disk(self, ref: str) -> tuple[str, bool, bool]:
-        """uuid, whether it is a snapshot, whether it is ours: marked before anybody can connect to it."""
+        """uuid, whether it is a snapshot, whether it is ours: tagged before anybody can connect to it."""
         if ref not in self._disks:
             record = record_or_none(self.session, "VDI", ref)
             if record is None:

@@ -29,6 +29,12 @@ class Trigger:
             return None
         return f"stopped at the window's end {self.shown_end}"
 
+    def left(self, now: datetime) -> float | None:
+        """Seconds until the window is over, not below 0; None: it has no end."""
+        if self.ends is None:
+            return None
+        return max(0.0, (datetime.fromisoformat(self.ends) - now).total_seconds())
+
 
 @dataclass(frozen=True)
 class RunRequest:

@@ -58,28 +58,24 @@ class GarbageCollector(BackgroundLoop):
 
     def _watch_runs(self) -> None:
         ledger = self._context.ledger
-        names = set(ledger.runs())
-        for run in names - (self._seen or set()):
+        states = ledger.run_states()
+        for run, state in states.items():
+            if state == "ended" or run in (self._seen or set()):
+                continue
             try:
                 pool = run_facts(ledger, run).request.pool
-                ended = ledger.run_state(run) == "ended"
             except UnknownToLedger:
                 continue
             except RecordUnreadable as error:  # its orphans are found when its pool is looked at next
                 log.warning("%s", error)
                 continue
-            if not ended:
-                self._going[run] = pool
-                self._due_now(pool)
+            self._going[run] = pool
+            self._due_now(pool)
         for run, pool in list(self._going.items()):
-            try:
-                ended = ledger.run_state(run) == "ended"
-            except UnknownToLedger:
-                ended = True
-            if ended:
+            if states.get(run, "ended") == "ended":
                 del self._going[run]
                 self._due_now(pool)
-        self._seen = names
+        self._seen = set(states)
 
     def _due_now(self, pool: str) -> None:
         if pool in self._due:

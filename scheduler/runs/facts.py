@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
+from scheduler.context import ControlContext
 from scheduler.runs.values import OpenRun, PlannedVm, RunFacts, RunResult, VmFacts
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
@@ -17,6 +19,9 @@ from workers.repository import DamagedObject, Repository
 
 class RunNotOpen(CbtfleetError):
     """A step of a run that has ended, by what the repository has."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"run {run} is not open in the repository: it was ended meanwhile")
 
 
 # In the ledger
@@ -88,11 +93,20 @@ def opened_run(repository: Repository, run: str) -> OpenRun | None:
     return None if kept is None else _read_open_run(kept, run)
 
 
-def run_at_work(repository: Repository, run: str) -> OpenRun:
-    """What a run has to do, as it is sealed: in Redis it could have been changed. Raises RunNotOpen."""
+def run_at_work(context: ControlContext, run: str) -> OpenRun:
+    """What a run has to do, as it is sealed: in Redis it could have been changed. Raises RunNotOpen.
+
+    It names every VM of the run, and each VM's steps ask for it: a process reads it once.
+    """
+    if not context.repository.run_is_open(run):
+        raise RunNotOpen(run)
+    return context.read_once.get(f"runs/{run}/open", partial(_read_run_at_work, context.repository, run))
+
+
+def _read_run_at_work(repository: Repository, run: str) -> OpenRun:
     opened = opened_run(repository, run)
     if opened is None:
-        raise RunNotOpen(f"run {run} is not open in the repository: it was ended meanwhile")
+        raise RunNotOpen(run)
     return opened
 
 

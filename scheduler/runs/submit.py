@@ -16,6 +16,10 @@ from workers.fleet import Ledger, LedgerUnreachable, RunProgress, UnknownToLedge
 _POLL = 0.25
 """Seconds between two looks at the ledger: quick for a person, nothing for Redis."""
 
+_PAUSES = 9.0
+"""How long the progress is not read again, in the time that reading it took: of a run of many thousand disks
+that is seconds, and as much work for Redis as for us."""
+
 _PATIENCE = 120.0
 """Seconds without the ledger, or without the run in it, before a wait is given up: the run outlives a restart
 of Redis and the loss of all that is in it, and so should whoever waits for it."""
@@ -50,17 +54,19 @@ def wait_for_run(
     for a run that was never there.
     """
     heard = time.monotonic()
+    look = heard
     seen = False
     while True:
         try:
             result = result_in_ledger(ledger, run)
             if result is not None:
                 return result
-            progress = ledger.progress(run)
+            ledger.run_state(run)  # raises when the ledger does not know it
             seen = True
-            if on_progress is not None:
-                on_progress(progress)
             heard = time.monotonic()
+            if on_progress is not None and heard >= look:
+                on_progress(ledger.progress(run))
+                look = time.monotonic() + _PAUSES * (time.monotonic() - heard)
         except LedgerUnreachable:
             if time.monotonic() - heard > _PATIENCE:
                 raise

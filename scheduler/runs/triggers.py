@@ -136,9 +136,9 @@ class Triggers(BackgroundLoop):
     def _run_going_on(self, policy: str, now: datetime) -> str | None:
         """A run of the policy that has not ended, also one that Redis has forgotten."""
         ledger, repository = self._context.ledger, self._context.repository
-        in_ledger = set(ledger.runs())
-        for run in sorted(in_ledger):
-            if ledger.run_state(run) != "ended" and self._is_of(policy, run, now):
+        in_ledger = ledger.run_states()
+        for run, state in sorted(in_ledger.items()):
+            if state != "ended" and self._is_of(policy, run, now):
                 return run
         for run in repository.open_runs():
             try:
@@ -156,9 +156,11 @@ class Triggers(BackgroundLoop):
             return newest_slot(policy, [run], now) is not None
 
     def _stop_at_the_end_of_windows(self, now: datetime) -> None:
-        """Gives up every disk that still streams; VMs that are planned later see the time themselves."""
-        known = self._context.ledger.runs()
+        """Gives up every disk that still streams, or is resumed later; VMs that are planned later see the
+        time themselves."""
+        known = self._context.ledger.run_states()
         self._endless &= set(known)
+        self._endless |= {run for run, state in known.items() if state == "ended"}
         for run in known:
             if run not in self._endless:
                 try:
@@ -177,17 +179,15 @@ class Triggers(BackgroundLoop):
     def _stop_if_over(self, run: str, now: datetime) -> None:
         ledger = self._context.ledger
         trigger = run_facts(ledger, run).request.trigger
-        if trigger is None or trigger.ends is None or ledger.run_state(run) == "ended":
+        if trigger is None or trigger.ends is None:
             self._endless.add(run)
             return
         over = trigger.over(now)
         if over is None:
             return
-        disks = [disk.disk for disk in ledger.progress(run).disks if disk.state == "streaming"]
-        for disk in disks:
-            ledger.fail_disk(run, disk, over)
+        disks = ledger.stop(run, over)
         if disks:
-            log.warning("run %s: %s; disks that were not finished: %d", run, over, len(disks))
+            log.warning("run %s: %s; disks that were not finished: %d", run, over, disks)
 
 
 def _iso(moment: datetime) -> str:

@@ -2,7 +2,7 @@
 
 result   succeeded; a row for each disk, incremental unless the story says why not
 bytes    every disk of every point of the night restored, and compared with what the snapshot held
-pool     one metadata snapshot a disk and nothing else of ours, nothing plugged, nobody turned away
+pool     one metadata snapshot a disk and nothing else of ours, nothing plugged, no connect rejected
 store    the night's result, and nothing of the run's work
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tests.simulation.turns import Turns
-from workers.fleet import DiskProgress, RunProgress
+from workers.fleet import DiskProgress
 
 
 @dataclass
@@ -34,9 +34,9 @@ class MemoryLedger:
         self._turns.point(f"ledger: {run} finished")
         self.values[run].vms[vm] = facts
 
-    def progress(self, run: str) -> RunProgress:
-        self._turns.point(f"ledger: progress of {run}")
-        return RunProgress(run, "running", self.values[run].cancelled, 0.0, None, [], self.values[run].disks)
+    def vm_disks(self, run: str, vm: str) -> list[DiskProgress]:
+        self._turns.point(f"ledger: disks of {run}")
+        return self.values[run].disks
 
     def is_cancelled(self, run: str) -> bool:
         self._turns.point(f"ledger: is {run} cancelled")

@@ -99,7 +99,7 @@ class Run:
             userdevice=disk.userdevice,
             sr=disk.sr_uuid,
             mode=changes.mode,
-            reason=changes.reason,
+            reason=str(changes.reason) if changes.reason is not None else None,
             changed_bytes=changes.plan.changed_bytes,
             incremental_to=changes.parent.snapshot if changes.parent else None,
         )

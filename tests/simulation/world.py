@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from scheduler.context import ReadOnce
 from tests.repository_machine import PLAIN, Machine, MemoryStore
 from tests.simulation.ledger import MemoryLedger
 from tests.simulation.pool import Pool
@@ -88,7 +89,7 @@ class Context:
     def __init__(self, world: World, by: str) -> None:
         self.ledger = world.ledger
         self.repository = world.repository
-        self.owner = by
+        self.read_once = ReadOnce()
         self.sessions = self
         self._session = PoolSession(world, by)
 

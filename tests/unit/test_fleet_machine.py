@@ -30,7 +30,17 @@ from hypothesis.stateful import (
 from tests.fleet_clock import Clock, disk_work, lua_with_injected_time
 from tests.fleet_hosts import Connection, Hosts, Reconciler
 from tests.fleet_invariants import Slots, check_batches, check_books_on_slots, check_vms, read_slots
-from workers.fleet import Grant, Ledger, Outcome, RunProgress, Step, Timing, Verdict, scripts
+from workers.fleet import (
+    Grant,
+    Ledger,
+    Outcome,
+    RunProgress,
+    Step,
+    Timing,
+    Verdict,
+    call_number,
+    scripts,
+)
 
 TIMING = Timing()
 CAPS = {"h1": 1, "h2": 2}
@@ -111,12 +121,11 @@ class FleetMachine(RuleBasedStateMachine):
                 self.finished[step.subject] += 1
             assert self.ledger.finish_step(step, fence)
 
-    @precondition(lambda self: self.quiet > 16 and self.progress().disks)
-    @rule(which=st.integers(0, 99))
-    def fail_a_disk(self, which: int) -> None:
+    @precondition(lambda self: self.quiet > 24 and self.connections)
+    @rule()
+    def stop(self) -> None:
         self.quiet = 0
-        disks = self.progress().disks
-        self.ledger.fail_disk("run", disks[which % len(disks)].disk, "by hand")
+        self.ledger.stop("run", "the window is over")
 
     @precondition(lambda self: self.quiet > 16 and self.connections)
     @rule()
@@ -197,8 +206,23 @@ class FleetMachine(RuleBasedStateMachine):
         if not self.ledger.opened(connection.grant, connection.owner):
             self.close(connection)
             return
-        following = self.ledger.take(connection.grant, connection.owner)
+        number = call_number()
+        following = self.ledger.take(connection.grant, connection.owner, number)
+        connection.takes.append(number)
         self.obey(connection, following.verdict, following.batch)
+
+    @precondition(lambda self: any(connection.takes for connection in self.awake()))
+    @rule(which=st.integers(0, 99), back=st.integers(0, 3), commit=st.booleans())
+    def send_again(self, which: int, back: int, commit: bool) -> None:
+        """A call of a stream comes through once more, the last or an earlier one: nobody hears the answer."""
+        busy = [connection for connection in self.awake() if connection.takes]
+        connection = busy[which % len(busy)]
+        if not commit:
+            number = connection.takes[-1 - back % len(connection.takes)]
+            self.ledger.take(connection.grant, connection.owner, number)
+        elif connection.commits:
+            batch = connection.commits[-1 - back % len(connection.commits)]
+            self.ledger.commit(connection.grant, batch, 1, 2, connection.owner)
 
     @precondition(lambda self: any(connection.batches for connection in self.awake()))
     @rule(which=st.integers(0, 99), commits=st.integers(1, 8), again=st.booleans())
@@ -219,6 +243,7 @@ class FleetMachine(RuleBasedStateMachine):
                 assert self.ledger.commit(grant, batch, 1, 2, connection.owner) == following
             if following.verdict is not Verdict.FENCE and streaming:
                 self.committed[grant.disk].add(batch)
+            connection.commits.append(batch)
             self.obey(connection, following.verdict, following.batch)
 
     def obey(self, connection: Connection, verdict: Verdict, batch: int | None) -> None:
@@ -394,12 +419,23 @@ class FleetMachine(RuleBasedStateMachine):
         check_books_on_slots(self.client, run, slots)
         check_batches(self.client, run, slots, None if self.forgets else self.committed)
         check_vms(self.client, run, None if self.forgets else self.finished)
+        if not self.forgets:
+            self.streams_know_what_is_reserved_for_them(slots)
 
     def hosts_serve_no_more_than_their_cap(self, slots: Slots) -> None:
         self.hosts.pass_time(self.clock.now)
         for host, cap in CAPS.items():
             assert self.hosts.expected(host, self.connections, self.clock.now - TIMING.lease) <= cap
             assert sum(at == host and slot["state"] != "FREE" for at, _, slot in slots) <= cap
+
+    def streams_know_what_is_reserved_for_them(self, slots: Slots) -> None:
+        known = {
+            (each.grant.host, each.grant.slot, each.grant.fence): each.batches for each in self.connections
+        }
+        for host, number, slot in slots:
+            batches = known.get((host, number, int(str(slot["fence"]))))
+            if slot["state"] in ("OPENING", "HELD") and batches is not None:
+                assert set(slot["batches"]) == batches  # type: ignore[call-overload]
 
     def teardown(self) -> None:
         """Whatever happened: when workers do their work again, every disk ends."""

@@ -71,7 +71,7 @@ def test_a_run_from_start_to_end(fleet: Fleet) -> None:
 
 def test_an_ended_run_expires_whole(fleet: Fleet, redis_client: redis.Redis) -> None:
     fleet.start(disk_work("d1", 2), disk_work("d2", 0))
-    fleet.ledger.fail_disk("run", "d1", "no")
+    fleet.ledger.stop("run", "no")
     fleet.ledger.finish_vm("run", "vm")
     fleet.ledger.end_run("run", b"")
     left = {key for key in redis_client.keys("*run*") if redis_client.ttl(key) < 0}
@@ -134,19 +134,16 @@ def test_a_vm_with_nothing_to_read_is_ready_to_finish_once(fleet: Fleet, disks: 
 def test_a_vm_is_ready_to_finish_when_its_last_disk_ends_however_it_ends(fleet: Fleet) -> None:
     fleet.start(disk_work("done", 1), disk_work("failed", 9), disk_work("fatal", 9))
     fleet.ledger.due_steps()
-    fleet.ledger.fail_disk("run", "failed", "the snapshot is gone")
-    fleet.ledger.fail_disk("run", "failed", "again")
-    for _ in range(2):
-        grant = fleet.hold()
-        assert fleet.ledger.due_steps() == []
-        if grant.disk == "fatal":
-            fleet.ledger.release(grant, Outcome.FATAL, "the certificate is not the server's")
-        else:
-            fleet.ledger.commit(grant, fleet.ledger.take(grant).batch or 0, 1, 1)
+    grants = {grant.disk: grant for grant in (fleet.hold() for _ in range(3))}
+    fleet.ledger.release(grants["fatal"], Outcome.FATAL, "the certificate is not the server's")
+    fleet.ledger.release(grants["fatal"], Outcome.FATAL, "again")
+    fleet.ledger.commit(grants["done"], fleet.ledger.take(grants["done"]).batch or 0, 1, 1)
+    assert fleet.ledger.due_steps() == []
+    fleet.ledger.stop("run", "the window is over")
     assert fleet.ledger.due_steps() == [FINISH_VM]
     assert {disk.disk: (disk.state, disk.error) for disk in fleet.ledger.progress("run").disks} == {
         "done": ("complete", None),
-        "failed": ("failed", "the snapshot is gone"),
+        "failed": ("failed", "the window is over"),
         "fatal": ("failed", "the certificate is not the server's"),
     }
 
@@ -213,7 +210,8 @@ def test_what_the_ledger_does_not_know_is_said_in_one_line(fleet: Fleet) -> None
         lambda: ledger.start_vm("nope", "vm", []),
         lambda: ledger.vm_facts("nope", "vm"),
         lambda: ledger.set_vm_facts("nope", "vm", b""),
-        lambda: ledger.fail_disk("nope", "disk", "why"),
+        lambda: ledger.vm_disks("nope", "vm"),
+        lambda: ledger.stop("nope", "why"),
         lambda: ledger.finish_vm("nope", "vm"),
         lambda: ledger.end_run("nope", b""),
         lambda: ledger.cancel("nope"),

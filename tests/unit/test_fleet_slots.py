@@ -76,7 +76,7 @@ def test_a_claim_of_a_disk_with_nothing_left_opens_nothing(fleet: Fleet) -> None
     fleet.start(disk_work("d1", 9))
     first = fleet.hold()
     (second,) = fleet.ledger.admit()
-    fleet.ledger.fail_disk("run", "d1", "the VM is gone")
+    fleet.ledger.stop("run", "the window is over")
     assert fleet.ledger.claim(second, "node/2") is None
     assert fleet.states()[second.slot] == "FREE"
     assert fleet.ledger.take(first).verdict is Verdict.EMPTY

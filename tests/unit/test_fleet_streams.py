@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.fleet_clock import Fleet, disk_work
-from workers.fleet import LedgerError, Limits, Outcome, Step, Timing, Verdict
+from workers.fleet import LedgerError, Limits, Outcome, Timing, Verdict
 
 TIMING = Timing()
-PLAN_RUN = Step("run", "plan-run", "")
 
 
 @pytest.mark.parametrize(("reserved", "committed"), [(3, []), (2, [0]), (3, [2, 0])])
@@ -48,24 +47,6 @@ def test_a_commit_whose_answer_was_lost_is_answered_the_same(fleet: Fleet) -> No
     fleet.ledger.take(grant)
     assert fleet.ledger.commit(grant, 0, 1, 1) == fleet.ledger.commit(grant, 0, 1, 1)
     assert fleet.ledger.commit(grant, 1, 1, 1).batch == 2
-
-
-def test_calls_that_redis_py_sends_twice_have_the_effect_of_one(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fleet.start(disk_work("d1", 50))
-    for module in ("runs", "steps", "streams"):
-        monkeypatch.setattr(f"workers.fleet.{module}.request_id", lambda: "the same")
-    assert fleet.ledger.create_run("other", b"")
-    assert fleet.ledger.create_run("other", b"")
-    assert fleet.ledger.claim_step(PLAN_RUN, "a") == fleet.ledger.claim_step(PLAN_RUN, "a") is not None
-    assert fleet.ledger.step_attempts(PLAN_RUN) == 1
-    (grant,) = fleet.ledger.admit()
-    assert fleet.ledger.claim(grant, "node/1") == fleet.ledger.claim(grant, "node/1") is not None
-    fleet.ledger.opened(grant)
-    assert fleet.ledger.opened(grant)
-    monkeypatch.setattr("workers.fleet.streams.request_id", lambda: "a take")
-    assert fleet.ledger.take(grant).batch == fleet.ledger.take(grant).batch == 0
 
 
 def test_a_batch_that_the_disk_does_not_have_is_refused(fleet: Fleet) -> None:

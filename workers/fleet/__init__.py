@@ -5,6 +5,7 @@
 
 from workers.fleet.errors import LedgerError, LedgerUnreachable, LedgerUnsuitable, StepLost, UnknownToLedger
 from workers.fleet.ledger import Ledger
+from workers.fleet.scripts import call_number
 from workers.fleet.timing import Limits, Timing
 from workers.fleet.values import (
     DiskFacts,
@@ -51,4 +52,5 @@ __all__ = [
     "Verdict",
     "VmProgress",
     "Waiting",
+    "call_number",
 ]

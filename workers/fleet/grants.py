@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from workers.fleet.keys import KEYS, plain
-from workers.fleet.scripts import Scripts, text
+from workers.fleet.scripts import Scripts, request_id, text
 from workers.fleet.values import Host, Node, Slot, Swept
 from workers.messages import Grant
 
@@ -18,14 +19,17 @@ class Grants:
         self._scripts = scripts
 
     def set_host(self, pool: str, host: str, cap: int, confirm: bool = False) -> None:
-        """Registers a host, or changes its cap (1..16). Streams beyond a lowered cap run to their end.
+        self.set_hosts(pool, [host], cap, confirm)
+
+    def set_hosts(self, pool: str, hosts: Iterable[str], cap: int, confirm: bool = False) -> None:
+        """Registers hosts, or changes their cap (1..16). Streams beyond a lowered cap run to their end.
 
         With `confirm` a slot that rests becomes free only when a count of the host has shown that the
         connection is gone (`hosts_to_count`, `counted`); without, when its rest is over.
         """
         if not 1 <= cap <= MOST_CONNECTIONS:
             raise ValueError(f"a host's cap is 1..{MOST_CONNECTIONS}, not {cap}")
-        self._scripts.call("set_host", pool, plain("host", host), cap, int(confirm))
+        self._scripts.call("set_hosts", pool, cap, int(confirm), *(plain("host", host) for host in hosts))
 
     def hosts(self) -> list[Host]:
         rows = self._scripts.call("hosts")
@@ -77,7 +81,7 @@ class Grants:
         more (`Host.waived`). GRANTED becomes FREE. OPENING and HELD become QUARANTINE: the stream is told
         FENCE and cuts its connection.
         """
-        return bool(self._scripts.call("free_slot", pool, host, number))
+        return bool(self._scripts.call("free_slot", pool, host, number, request_id()))
 
     def node_alive(self, node: str, processes: int, spare: int = 0) -> None:
         """Says that `node` runs `processes` streams, and has `spare` more worker processes for while some of

@@ -12,6 +12,7 @@ from workers.fleet.errors import LedgerUnsuitable
 from workers.fleet.figures import Figures
 from workers.fleet.grants import Grants
 from workers.fleet.host_counts import HostCounts
+from workers.fleet.progress import Progress
 from workers.fleet.runs import Runs
 from workers.fleet.scripts import RedisClient, Scripts, address, translated
 from workers.fleet.steps import Steps
@@ -29,8 +30,8 @@ SOCKET_TIMEOUT = 5.0
 class Ledger:
     """All calls of the fleet. Each is one atomic Lua script on Redis's own clock, or a plain read.
 
-    Its parts share the Redis, and their methods are the ledger's: `Runs`, `Steps`, `Grants`, `Streams`,
-    `HostCounts` and `Figures`.
+    Its parts share the Redis, and their methods are the ledger's: `Runs`, `Progress`, `Steps`,
+    `Grants`, `Streams`, `HostCounts` and `Figures`.
     Safe to share among threads and to inherit through a fork. Every call may raise LedgerUnreachable (Redis
     does not answer), UnknownToLedger (no such run, VM or disk) or LedgerError (the call breaks a rule).
     """
@@ -45,12 +46,13 @@ class Ledger:
         self.create_run = runs.create_run
         self.add_vms = runs.add_vms
         self.start_vm = runs.start_vm
-        self.fail_disk = runs.fail_disk
         self.finish_vm = runs.finish_vm
         self.end_run = runs.end_run
         self.cancel = runs.cancel
+        self.stop = runs.stop
         self.is_cancelled = runs.is_cancelled
         self.runs = runs.runs
+        self.run_states = runs.run_states
         self.run_state = runs.run_state
         self.run_facts = runs.run_facts
         self.set_run_facts = runs.set_run_facts
@@ -59,7 +61,11 @@ class Ledger:
         self.vm_state = runs.vm_state
         self.set_vm_facts = runs.set_vm_facts
         self.plan = runs.plan
-        self.progress = runs.progress
+
+        progress = Progress(scripts)
+        self.vm_disks = progress.vm_disks
+        self.disk_facts = progress.disk_facts
+        self.progress = progress.progress
 
         steps = Steps(scripts)
         self.due_steps = steps.due_steps
@@ -73,6 +79,7 @@ class Ledger:
 
         grants = Grants(scripts)
         self.set_host = grants.set_host
+        self.set_hosts = grants.set_hosts
         self.hosts = grants.hosts
         self.slots = grants.slots
         self.free_slot = grants.free_slot

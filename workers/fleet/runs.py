@@ -1,25 +1,15 @@
-"""Runs in the ledger: their VMs and disks, how far they are, and how they end."""
+"""Runs in the ledger: their VMs and disks, and how they end."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import cast
 
 from workers.fleet.errors import UnknownToLedger
 from workers.fleet.keys import KEYS, plain
 from workers.fleet.scripts import Scripts, request_id, short, text
-from workers.fleet.values import (
-    DiskProgress,
-    DiskWork,
-    RunProgress,
-    VmProgress,
-    VmState,
-    read_disk_facts,
-)
-from workers.records import RecordUnreadable
-
-RunState = Literal["planning", "running", "ended"]
+from workers.fleet.values import DiskWork, RunState, VmState, packed, unpacked
 
 
 class Runs:
@@ -30,13 +20,20 @@ class Runs:
 
     def create_run(self, run: str, facts: bytes) -> bool:
         """Creates the run and its `plan-run` step; False when the run exists already."""
-        return bool(self._scripts.call("create_run", plain("run", run), facts, request_id()))
+        return bool(self._scripts.call("create_run", plain("run", run), packed(facts), request_id()))
 
     def add_vms(self, run: str, vms: Mapping[str, bytes]) -> None:
         """Adds VMs (uuid -> facts) and a `plan-vm` step for each new one; a run without any VM gets its
-        `end-run` step. VMs that are there already keep their facts and state."""
-        arguments = [part for vm, facts in vms.items() for part in (plain("VM", vm), facts)]
-        self._scripts.call("add_vms", run, *arguments)
+        `end-run` step. VMs that are there already keep their facts and state.
+
+        Many are added in several calls. Who failed between two has to do it again, or to add no VM: before
+        that the run does not end.
+        """
+        rows = [(plain("VM", vm), packed(facts)) for vm, facts in vms.items()]
+        at_once = self._scripts.limits.vms_at_once
+        for start in range(0, max(len(rows), 1), at_once):
+            some = [part for row in rows[start : start + at_once] for part in row]
+            self._scripts.call("add_vms", run, int(start + at_once < len(rows)), *some)
 
     def start_vm(self, run: str, vm: str, disks: Sequence[DiskWork]) -> bool:
         """Hands the VM's disks to the fleet; False when that was done before (then nothing changes).
@@ -60,49 +57,75 @@ class Runs:
             arguments += [work.read_bytes, work.stored_bytes, _bits(work.done)]
         return bool(self._scripts.call("start_vm", run, vm, *arguments))
 
-    def fail_disk(self, run: str, disk: str, error: str) -> None:
-        """Gives the disk up, unless it has ended. Its streams are told EMPTY."""
-        self._scripts.call("fail_disk", run, disk, short(error))
-
     def finish_vm(self, run: str, vm: str, facts: bytes | None = None) -> None:
         """Ends the VM, also one that was never started; new facts replace the old ones. The run's last VM
         makes its `end-run` step. Raises LedgerError while disks of the VM stream."""
-        self._scripts.call("finish_vm", run, vm, "" if facts is None else facts)
+        self._scripts.call("finish_vm", run, vm, "" if facts is None else packed(facts))
 
     def end_run(self, run: str, result: bytes) -> None:
-        """Ends the run; its keys expire after `Timing.keep_ended`. Raises LedgerError while VMs are left."""
-        self._scripts.call("end_run", run, result)
+        """Ends the run; its keys expire after `Timing.keep_ended`. Raises LedgerError while VMs are left. Who
+        failed in the middle has to do it again: the keys of a large run are gone through in several calls."""
+        self._scripts.call("end_run", run, packed(result))
+        while self._scripts.call("expire_more", run):
+            pass
 
     def cancel(self, run: str) -> bool:
-        """Cancels every disk that still streams; their streams are told CANCEL. False when the run was
-        cancelled before or has ended."""
-        return bool(self._scripts.call("cancel", run))
+        """Cancels every disk that still streams or is started later; their streams are told CANCEL. False
+        when the run was cancelled before or has ended. A large run takes several calls; if the caller dies,
+        `sweep` goes on."""
+        cancelled = self._scripts.call("cancel", run)
+        self._stop_all(run)
+        return bool(cancelled)
+
+    def stop(self, run: str, error: str) -> int | None:
+        """Gives up every disk that still streams, or is started later with batches left; `error` says why.
+        Their streams are told EMPTY. How many these were; None when the run was stopped or cancelled before,
+        or has ended. As `cancel`, several calls."""
+        stopped = self._scripts.call("stop_run", run, short(error))
+        ended = self._stop_all(run)
+        return ended if stopped else None
+
+    def _stop_all(self, run: str) -> int:
+        """How many disks this caller has ended."""
+        total, more = 0, True
+        while more:
+            ended, more = self._scripts.call("stop_more", run)
+            total += ended
+        return total
 
     def is_cancelled(self, run: str) -> bool:
         return self._scripts.command("HGET", KEYS["run"] + run, "cancelled") is not None
 
-    def runs(self) -> list[str]:
-        """The runs that the ledger still knows, oldest first."""
+    def run_states(self) -> dict[str, RunState]:
+        """The state of each run that the ledger still knows, oldest first; two round trips for all."""
         names: list[bytes] = self._scripts.command("ZRANGE", KEYS["runs"], 0, -1)
         states = self._scripts.commands([("HGET", KEYS["run"] + text(name), "state") for name in names])
-        return [text(name) for name, state in zip(names, states, strict=True) if state is not None]
+        return {
+            text(name): cast(RunState, text(state))
+            for name, state in zip(names, states, strict=True)
+            if state is not None
+        }
+
+    def runs(self) -> list[str]:
+        """The runs that the ledger still knows, oldest first."""
+        return list(self.run_states())
 
     def run_state(self, run: str) -> RunState:
         return cast(RunState, text(self._run_field(run, "state")))
 
     def run_facts(self, run: str) -> bytes:
-        return self._run_field(run, "facts")
+        return unpacked(self._run_field(run, "facts"))
 
     def set_run_facts(self, run: str, facts: bytes) -> None:
-        self._scripts.call("set_run_facts", run, facts)
+        self._scripts.call("set_run_facts", run, packed(facts))
 
     def run_result(self, run: str) -> bytes | None:
         """What `end_run` was given; None before, or when the run is not known (any more)."""
         result: bytes | None = self._scripts.command("HGET", KEYS["run"] + run, "result")
-        return result
+        return None if result is None else unpacked(result)
 
     def vm_facts(self, run: str, vm: str) -> bytes:
-        return self._vm_field(run, vm, "facts")
+        return unpacked(self._vm_field(run, vm, "facts"))
 
     def vm_state(self, run: str, vm: str) -> VmState:
         return cast(VmState, text(self._vm_field(run, vm, "state")))
@@ -115,7 +138,7 @@ class Runs:
 
     def set_vm_facts(self, run: str, vm: str, facts: bytes) -> None:
         """No effect on a VM that is finished: it keeps what `finish_vm` was given."""
-        self._scripts.call("set_vm_facts", run, vm, facts)
+        self._scripts.call("set_vm_facts", run, vm, packed(facts))
 
     def plan(self, run: str, disk: str) -> bytes:
         """The disk's packed plan. Raises UnknownToLedger once the disk has ended."""
@@ -125,37 +148,6 @@ class Runs:
                 f"disk {disk} of run {run} has no plan: it has ended, or the ledger lost it"
             )
         return bytes(plan)
-
-    def progress(self, run: str) -> RunProgress:
-        """Everything about the run, read in two round trips (one disk may be a moment newer than another)."""
-        facts, disk_facts, errors, vms, disks = self._scripts.commands(
-            [
-                ("HGETALL", KEYS["run"] + run),
-                ("HGETALL", KEYS["facts"] + run),
-                ("HGETALL", KEYS["errors"] + run),
-                ("LRANGE", KEYS["vms"] + run, "0", "-1"),
-                ("LRANGE", KEYS["disks"] + run, "0", "-1"),
-            ]
-        )
-        if not facts:
-            raise UnknownToLedger(f"run {run} is not in the ledger")
-        rows = self._scripts.commands(
-            [("HGETALL", f"{KEYS['vm']}{run}/{text(vm)}") for vm in vms]
-            + [("HGETALL", f"{KEYS['disk']}{run}/{text(disk)}") for disk in disks]
-        )
-        return RunProgress(
-            run=run,
-            state=cast(RunState, text(facts[b"state"])),
-            cancelled=b"cancelled" in facts,
-            created=int(facts[b"created"]) / 1000,
-            ended=_seconds(facts.get(b"ended")),
-            vms=[_vm(text(vm), row) for vm, row in zip(vms, rows, strict=False) if row],
-            disks=[
-                _disk(run, text(disk), row, disk_facts.get(disk), errors.get(disk))
-                for disk, row in zip(disks, rows[len(vms) :], strict=True)
-                if row
-            ],
-        )
 
     def _run_field(self, run: str, field: str) -> bytes:
         value: bytes | None = self._scripts.command("HGET", KEYS["run"] + run, field)
@@ -170,39 +162,3 @@ def _bits(batches: Collection[int]) -> bytes:
     for batch in batches:
         bits[batch // 8] |= 0x80 >> batch % 8
     return bytes(bits)
-
-
-def _seconds(milliseconds: bytes | None) -> float | None:
-    return None if milliseconds is None else int(milliseconds) / 1000
-
-
-def _vm(vm: str, row: Mapping[bytes, bytes]) -> VmProgress:
-    return VmProgress(vm, cast(Any, text(row[b"state"])), row[b"facts"])
-
-
-def _disk(
-    run: str, disk: str, row: Mapping[bytes, bytes], facts: bytes | None, error: bytes | None
-) -> DiskProgress:
-    def number(field: bytes) -> int:
-        return int(row.get(field, 0))
-
-    read, unreadable = None, None
-    try:
-        read = read_disk_facts(facts, run, disk)
-    except RecordUnreadable as problem:  # the disk's, not that of all who look at the run
-        unreadable = str(problem)
-    return DiskProgress(
-        disk=disk,
-        vm=text(row[b"vm"]),
-        state=cast(Any, text(row[b"state"])),
-        batches=int(row[b"batches"]),
-        done=number(b"done"),
-        read_bytes=number(b"read_bytes"),
-        stored_bytes=number(b"stored_bytes"),
-        started=int(row[b"started"]) / 1000,
-        ended=_seconds(row.get(b"ended")),
-        streams=number(b"streams"),
-        attempts=number(b"attempts"),
-        error=text(error) or unreadable,
-        facts=read,
-    )

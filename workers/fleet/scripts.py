@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -122,6 +123,12 @@ def request_id() -> str:
     return secrets.token_hex(8)
 
 
+def call_number() -> int:
+    """Names one call among those of one thread: a later one has a larger number. Microseconds of the
+    monotonic clock: a call takes longer than one."""
+    return time.monotonic_ns() // 1000
+
+
 def text(value: bytes | None) -> str:
     return value.decode() if value is not None else ""
 
@@ -155,6 +162,8 @@ def _refusal(answer: str, where: str) -> LedgerError:
         return LedgerUnreachable(
             f"Redis at {where} is out of memory: raise its maxmemory (policy noeviction)"
         )
+    if "BUSY Redis is busy" in answer:
+        return LedgerUnreachable(f"Redis at {where} is busy with a call that takes long")
     if refused := re.search(r"(MISCONF|NOREPLICAS) .*", answer):
         return LedgerUnreachable(f"Redis at {where} takes no writes: {_first_line(refused[0])}")
     return LedgerError(f"Redis at {where} failed a ledger call: {_first_line(answer)}")

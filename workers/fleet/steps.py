@@ -42,20 +42,24 @@ class Steps:
         return bool(self._scripts.call("finish_step", *_parts(step), fence))
 
     def put_off_step(self, step: Step, fence: int, seconds: float) -> bool:
-        """Gives the claim back; the step is due again after so long. False when it was not the caller's."""
+        """Gives the claim back; the step is due again after so long, one that waits for a permit as soon as
+        it is called or its run is cancelled. False when it was not the caller's."""
         return bool(self._scripts.call("put_off_step", *_parts(step), fence, round(seconds * 1000)))
 
-    def take_permit(self, step: Step, pool: str, places: Mapping[str, int] | None = None) -> int | None:
-        """Asks for a permit at all of `places`: name -> how many steps may be there at once.
+    def take_permit(self, step: Step, pool: str, places: Mapping[str, int] | None = None) -> bool | None:
+        """Asks for a permit at all of `places`: `pool/<pool>`, any of `sr/...`, at most one of `host/...`;
+        each with how many steps may be there at once.
 
-        0: it is the step's turn, until the step is finished or its lease has run out. n: it is the n-th that
-        waits; ask again within `Timing.permit_wait`. First come, first served: nobody overtakes at a place
-        whose name begins with "sr/". Without `places` those of the last time are meant; None: they are not
+        True: the step has it, until it is finished or its lease has run out. False: it waits; put it off, and
+        it is due when it has its permit, with `Timing.permit_wait` to ask again. First come, first served:
+        nobody overtakes at a storage. Without `places` those of the last time are meant; None: they are not
         known.
         """
+        if places is not None and f"pool/{pool}" not in places:
+            raise ValueError(f"no limit for pool {pool}")
         named = "" if places is None else json.dumps(sorted(places.items()))
-        position = int(self._scripts.call("take_permit", *_parts(step), pool, named))
-        return None if position < 0 else position
+        answer = int(self._scripts.call("take_permit", *_parts(step), pool, named))
+        return None if answer < 0 else bool(answer)
 
     def step_attempts(self, step: Step) -> int:
         """How often the step was claimed; 0 when it is done or not claimed yet."""

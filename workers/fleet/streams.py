@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.fleet.keys import plain
-from workers.fleet.scripts import Scripts, request_id, short, text
+from workers.fleet.scripts import Scripts, call_number, request_id, short, text
 from workers.fleet.values import DiskWork, Next, Outcome, Verdict, read_disk_facts
 from workers.messages import Grant
 
@@ -46,9 +46,14 @@ class Streams:
         """OPENING -> HELD: the connection is open. False: the slot is no longer yours, cut it."""
         return bool(self._scripts.call("opened", *_parts(grant), owner))
 
-    def take(self, grant: Grant, owner: str = "") -> Next:
-        """Reserves the disk's next batch and renews. A stream holds `Limits.reserve` batches at most."""
-        return _next(self._scripts.call("take", *_parts(grant), owner, request_id()))
+    def take(self, grant: Grant, owner: str = "", number: int | None = None) -> Next:
+        """Reserves the disk's next batch and renews. A stream holds `Limits.reserve` batches at most.
+
+        `number`, a `call_number()`: for who calls again after LedgerUnreachable. Called with the same number
+        it reserves nothing more. A stream takes in one thread.
+        """
+        named = call_number() if number is None else number
+        return _next(self._scripts.call("take", *_parts(grant), owner, named))
 
     def commit(self, grant: Grant, batch: int, read_bytes: int, stored_bytes: int, owner: str = "") -> Next:
         """Counts the batch, whose pack is in the bucket, unless it was counted; reserves the next and renews.

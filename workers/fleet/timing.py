@@ -88,9 +88,9 @@ class Timing:
     step_republish: float = 5.0
     """A published control step that nobody claimed is published again: its message was lost or is queued."""
 
-    permit_wait: float = 60.0
-    """A step that waits for its turn and has not asked for so long has lost its place in the line. Twice the
-    longest time after which it asks again (scheduler/planning/concurrency.py)."""
+    permit_wait: float = 120.0
+    """A step that was called and has not begun for so long loses its permit and its place in the line: places
+    are kept for it that others wait for. It may stand in the queue behind steps that wait for their pool."""
 
     keep_ended: float = 7 * 86400.0
     """Ended runs stay in Redis so long, for `cbtfleet runs` and `status`; their result is in the bucket."""
@@ -140,6 +140,10 @@ class Limits:
     failures_to_close: int = 3
     """Failures of a host in a row, without any success there, before its circuit opens: one is the network's
     bad moment, three cost one process some seconds each."""
+
+    vms_at_once: int = 50
+    """VMs, with their disks, that one script goes through: Redis does nothing else meanwhile, and to end 150
+    disks takes some 10 ms."""
 
     lag: int = 16384
     """Batches by which a run may lag behind the others and still catch up: the turns of 256 streams. A run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -28,6 +29,13 @@ class DiskFacts(Record):
     changed_bytes: int
     incremental_to: str | None = None
     compared_with: str | None = None
+
+
+_COMPRESSED = b"\x00zlib\x00"
+"""Begins facts that are kept compressed: no JSON does."""
+_PLAIN = 1 << 16
+"""Bytes of facts that are kept as they are. The result of a run of ten thousand VMs is some 10 MB, which
+would keep Redis for 0.1 s each time."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +207,7 @@ class DiskProgress:
     facts: DiskFacts | None
 
 
+RunState = Literal["planning", "running", "ended"]
 VmState = Literal["planning", "streaming", "finishing", "finished"]
 
 
@@ -213,7 +222,7 @@ class VmProgress:
 @dataclass(frozen=True)
 class RunProgress:
     run: str
-    state: Literal["planning", "running", "ended"]
+    state: RunState
     cancelled: bool
     created: float
     ended: float | None
@@ -224,3 +233,14 @@ class RunProgress:
 def read_disk_facts(packed: bytes | None, run: str, disk: str) -> DiskFacts:
     """Raises RecordUnreadable."""
     return DiskFacts.read(packed or b"", f"disk {disk} of run {run} in Redis")
+
+
+def packed(facts: bytes) -> bytes:
+    """As they are kept: large ones compressed."""
+    return facts if len(facts) <= _PLAIN else _COMPRESSED + zlib.compress(facts, 1)
+
+
+def unpacked(kept: bytes) -> bytes:
+    if not kept.startswith(_COMPRESSED):
+        return kept
+    return zlib.decompress(kept.removeprefix(_COMPRESSED))

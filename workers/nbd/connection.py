@@ -190,7 +190,8 @@ class Connection:
             raise
 
     def close(self) -> bool:
-        """Says goodbye and waits for the server's end. True when that was seen: the host has let go.
+        """Sends the disconnect request and waits for the server's end. True when that was seen: the host has
+        let go.
 
         Never fails: after an error, an abort or a passed deadline it just closes the socket. Again is fine.
         """

@@ -168,7 +168,7 @@ def run_node(settings: Settings, concurrency: int) -> None:
         if served is not None:
             served.close_inherited()
 
-    # Celery reports a dead process later, with a traceback; the supervisor has said it in one line.
+    # Celery reports a dead process later, with a traceback; the supervisor logs one line at once.
     logging.getLogger("celery.worker.request").addFilter(
         lambda record: "WorkerLostError" not in record.getMessage()
     )

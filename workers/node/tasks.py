@@ -70,7 +70,7 @@ class StreamTask(Task):  # type: ignore[misc]
         def log_out(**_: object) -> None:
             sessions.close()
 
-        # Celery ends its processes without Python's own farewell
+        # Celery ends its processes without Python's own clean-up at exit
         signals.worker_process_shutdown.connect(log_out, weak=False)
         return sessions
 

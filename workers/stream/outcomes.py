@@ -2,7 +2,7 @@
 
     what happened                                            outcome      the ledger
     connection closed and the host's end seen, or none made  CLEAN        slot rests shortly
-    turned away before the greeting                          BUSY         host's cap one lower for a while
+    rejected before the greeting                             BUSY         host's cap one lower for a while
     the host or the way to it: unreachable, silent, broken   FAILED       attempt; the host goes last, and is
       off, refused, a failed read, disk no longer offered                   closed after three in a row
     the store took no pack                                   STORE_AWAY   back-off, no attempt, nobody's fault

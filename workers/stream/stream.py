@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from workers.errors import CbtfleetError
 from workers.extents import Plan
-from workers.fleet import DiskWork, Ledger, LedgerUnreachable, Next, Outcome, Verdict
+from workers.fleet import DiskWork, Ledger, LedgerUnreachable, Next, Outcome, Verdict, call_number
 from workers.logs import bind
 from workers.messages import Grant
 from workers.nbd import Connection, Deadlines, NbdError, Tls, Unreachable, connect
@@ -81,7 +81,8 @@ class _Batches:
         return self._patiently(lambda: self._ledger.opened(self._grant, owner=self._owner))
 
     def take(self) -> Next:
-        return self._patiently(lambda: self._ledger.take(self._grant, owner=self._owner))
+        number = call_number()  # of the one call, however often it is made
+        return self._patiently(lambda: self._ledger.take(self._grant, self._owner, number))
 
     def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
         answer = self._patiently(
@@ -134,10 +135,10 @@ def _work_off(context: StreamContext, grant: Grant, work: DiskWork, sent: float)
     why: str | None = f"{name}: the worker stopped in the middle"
     keeper = LeaseKeeper(context.ledger, grant, context.owner, sent, context.reports)
     batches = _Batches(context, grant, keeper)
-    with ExitStack() as farewell:  # logging out of a pool that is away takes long; nobody shall wait for it
+    with ExitStack() as at_end:  # logging out of a pool that is away takes long; nobody shall wait for it
         try:
             with keeper:
-                verdict = _transfer(context, work, batches, keeper, grant, farewell, sent)
+                verdict = _transfer(context, work, batches, keeper, grant, at_end, sent)
             if verdict not in _CUT:
                 outcome, why = Outcome.CLEAN, None
             log.info("%s: stream on host %s ended: %s", name, grant.host, verdict)
@@ -171,12 +172,12 @@ def _transfer(
     batches: _Batches,
     keeper: LeaseKeeper,
     grant: Grant,
-    farewell: ExitStack,
+    at_end: ExitStack,
     sent: float,
 ) -> Verdict:
     plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), work.virtual_size)
     pool = context.settings.pool(grant.pool)
-    session = farewell.enter_context(context.sessions.borrow(grant.pool))
+    session = at_end.enter_context(context.sessions.borrow(grant.pool))
     snapshot = session.call("VDI.get_by_uuid", work.snapshot)
     endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
     ours = [each for each in endpoints if each.host == grant.host]

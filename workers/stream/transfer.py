@@ -137,8 +137,8 @@ class Transfer:
                 self._failure = failure
             self._stopping = True
             self._changed.notify_all()
-        for handover in (self._free, self._filled, self._sealed, self._begun, self._packs):
-            handover.stop()
+        for queue in (self._free, self._filled, self._sealed, self._begun, self._packs):
+            queue.stop()
         self._connection.abort()
 
     # -- which batch next

@@ -33,7 +33,7 @@ from workers.xenapi.transport import Transport, wire
 
 log = logging.getLogger(__name__)
 
-_FAREWELL_SECONDS = 10.0  # logging out must not hold up an ending process
+_LOGOUT_SECONDS = 10.0  # logging out must not hold up an ending process
 
 
 class Login:
@@ -94,7 +94,7 @@ class Login:
 
     def end(self, reference: str) -> None:
         """Logs out a session that is known here, this one or another. Never fails."""
-        with self.hurried(_FAREWELL_SECONDS):
+        with self.hurried(_LOGOUT_SECONDS):
             try:
                 with self._translated("session.logout", secret=reference):
                     getattr(self._proxy, "session.logout")(reference)

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from workers.xenapi.errors import BadAnswer, XapiFailure
 from workers.xenapi.records import XapiRecord, XapiRecords
@@ -226,6 +227,7 @@ def _addresses(pif: XapiRecord) -> Iterable[str]:
     return [bare_address(text) for text in (pif["IP"], *pif.get("IPv6", ())) if text]
 
 
+@lru_cache(maxsize=4096)
 def bare_address(address: str) -> str:
     """Without the "/64" that XAPI leaves on IPv6 addresses, in the one canonical spelling."""
     address = address.partition("/")[0]

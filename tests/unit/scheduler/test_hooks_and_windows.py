@@ -236,3 +236,19 @@ def test_at_the_windows_end_the_rest_is_stopped_and_what_is_done_is_kept(
     assert (stopped.error, stopped.point) == (line, None)
     assert site.restored(point, done) == site.pool.content(done)
     assert_clean(site)
+
+
+def test_a_vm_that_waits_for_its_permit_gives_up_at_the_windows_end(
+    make_site: MakeSite, redis_client: redis.Redis
+) -> None:
+    """It is called when it has its permit; that the window is over is no event."""
+    site = make_site(TWO_VMS)
+    end = (datetime.now(UTC) + timedelta(minutes=30)).replace(second=0, microsecond=0)
+    _, run = begin(with_policy(site, window={"end": f"{end:%H:%M}"}))
+    db, web = sorted(site.pool.vms(), key=lambda vm: str(vm["name"]))
+    assert site.work(run, until=lambda step: step == "plan-vm") is None
+    plan_vm(site.context, run, db["uuid"])
+    assert not do_step(site.context, Step(run, "plan-vm", web["uuid"]))
+    due = redis_client.zscore("cbtfleet:steps", f"{run}/plan-vm/{web['uuid']}")
+    assert due is not None
+    assert 0 < due / 1000 - end.timestamp() < 2

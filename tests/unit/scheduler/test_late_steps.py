@@ -17,6 +17,8 @@ from scheduler.runs.resuming import resume_run
 from scheduler.steps import do_step
 from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
+from workers.fleet import Outcome
+from workers.stream.stream import run_stream
 
 SPEC = PoolSpec(
     hosts=1,
@@ -67,10 +69,10 @@ class Loss:
     ("step", "call"),
     [
         ("plan-vm", "set_vm_facts"),
-        ("plan-vm", "set_host"),
+        ("plan-vm", "set_hosts"),
         ("plan-vm", "start_vm"),
         ("finish-vm", "vm_facts"),
-        ("finish-vm", "progress"),
+        ("finish-vm", "vm_disks"),
         ("finish-vm", "set_vm_facts"),
         ("finish-vm", "finish_vm"),
         ("end-run", "progress"),
@@ -115,11 +117,20 @@ def test_a_late_finish_makes_no_point_without_a_disk_that_is_tried_again(
 
     def begins(due: str) -> bool:
         if due == "finish-vm" and not loss.struck:
-            loss.strike_before("progress", monkeypatch)
+            loss.strike_before("vm_disks", monkeypatch)
         return False
 
     site.work(run, stop=lambda: len(site.ledger.progress(run).disks) == 2)
-    site.ledger.fail_disk(run, data, "given up")
+    while {disk.state for disk in site.ledger.progress(run).disks} != {"complete", "failed"}:
+        site.ledger.node_alive("node", 4)
+        site.ledger.sweep()
+        site.count_hosts()
+        for grant in site.ledger.admit():
+            if grant.disk == data:
+                assert site.ledger.claim(grant, "node/1")
+                site.ledger.release(grant, Outcome.FATAL, "given up", "node/1")
+            else:
+                run_stream(site.stream_context, grant)
     result = site.work(run, until=begins)
     assert loss.struck
     assert result is not None

@@ -7,10 +7,11 @@ import logging
 import pytest
 import redis
 
-from scheduler.pump import Pump
+from scheduler.pump import MOST_QUEUED, Pump
 from tests.until import until
-from workers.broker import celery_app
-from workers.fleet import Ledger
+from workers.broker import celery_app, queued
+from workers.fleet import Ledger, Timing
+from workers.messages import STEP_QUEUE
 
 
 def test_the_pump_outlives_a_broker_that_is_away(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -57,3 +58,20 @@ def test_the_pump_outlives_a_ledger_that_refuses(
     assert ("takes no writes" in begins.getMessage()) != unexpected
     assert (begins.exc_info is not None) == unexpected
     assert is_over.getMessage().startswith("handing out work works again, after ")
+
+
+def test_steps_that_nobody_claims_do_not_fill_the_queue(redis_url: str, redis_client: redis.Redis) -> None:
+    """All threads wait for a pool, and thousands of steps are due."""
+    ledger = Ledger.from_url(redis_url, Timing(step_republish=0.001))
+    ledger.create_run("run", b"")
+    ledger.add_vms("run", {f"vm{number}": b"" for number in range(MOST_QUEUED * 2)})
+    app = celery_app(redis_url)
+    pump = Pump(ledger, app)
+    for _ in range(5):
+        pump.round()
+        assert queued(app, STEP_QUEUE) == MOST_QUEUED
+    redis_client.lpop(f"cbtfleet:queue:{STEP_QUEUE}", 10)
+    pump.round()
+    assert queued(app, STEP_QUEUE) == MOST_QUEUED
+    app.close()
+    ledger.close()

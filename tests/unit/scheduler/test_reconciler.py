@@ -175,11 +175,8 @@ class Questions:
     def uncountable(self, *answer: Any) -> None:
         self.answers.put(("uncountable", *answer))
 
-    def runs(self) -> list[str]:
-        return list(self.states)
-
-    def run_state(self, run: str) -> str:
-        return self.states[run]
+    def run_states(self) -> dict[str, str]:
+        return {**self.states}
 
     def answer(self) -> tuple[Any, ...]:
         return self.answers.get(timeout=20)

@@ -11,7 +11,7 @@ import redis
 from scheduler.runs import submit
 from scheduler.runs.submit import RunLost, wait_for_run
 from tests.run_records import run_result
-from workers.fleet import Ledger, LedgerUnreachable, UnknownToLedger
+from workers.fleet import Ledger, LedgerUnreachable, RunProgress, UnknownToLedger
 
 RESULT = run_result()
 
@@ -23,12 +23,37 @@ class LedgerThatIsAway:
         self._ledger = ledger
         self._calls = calls
         self.progress = ledger.progress
+        self.run_state = ledger.run_state
 
     def run_result(self, run: str) -> bytes | None:
         self._calls -= 1
         if self._calls >= 0:
             raise LedgerUnreachable("Redis does not answer")
         return self._ledger.run_result(run)
+
+
+class LedgerOfALargeRun:
+    """A real ledger whose progress takes two seconds to read, on a clock of its own; the run ends at 60 s."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.run_state = ledger.run_state
+        self.run_result = ledger.run_result
+        self.now = 0.0
+        self.read = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now >= 60:
+            self._ledger.end_run("run", RESULT.write())
+
+    def progress(self, run: str) -> RunProgress:
+        self.now += 2
+        self.read += 1
+        return self._ledger.progress(run)
 
 
 @pytest.fixture
@@ -90,3 +115,16 @@ def test_a_run_that_nobody_resumes_is_said_to_be_lost(
     ledger.create_run("run", b"")
     with pytest.raises(RunLost, match="lost before anything of it was recorded, then start it again"):
         wait_for_run(ledger, "run", on_progress=lambda _: redis_client.flushall())
+
+
+@pytest.mark.parametrize(("shown", "times"), [(True, 3), (False, 0)])
+def test_the_progress_of_a_large_run_is_read_a_tenth_of_the_time_and_only_to_be_shown(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, shown: bool, times: int
+) -> None:
+    ledger.create_run("run", b"")
+    large = LedgerOfALargeRun(ledger)
+    monkeypatch.setattr(submit, "time", large)
+    seen: list[object] = []
+    result = wait_for_run(large, "run", on_progress=seen.append if shown else None)  # type: ignore[arg-type]
+    assert result == RESULT
+    assert large.read == len(seen) == times

@@ -1,4 +1,4 @@
--- uses: epoch, host, node, group
+-- uses: epoch, host, node, group, wake
 -- ARGV: limit. Grants slots to disks; never more than idle processes can take. One row a grant.
 -- The least served run goes first; of its disks first those without a stream, then those that want one more,
 -- the least served first. Only heads of lines are looked at, so it does not matter how many disks wait.
@@ -6,8 +6,13 @@ if BARRIER > 0 then
   return {}
 end
 
--- Those whose back-off is over stand in line again.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.delayed, '-inf', NOW)) do
+-- Those whose back-off is over stand in line again; so many at a time.
+local MOST = 200
+local delayed = redis.call('ZRANGEBYSCORE', KEY.delayed, '-inf', NOW, 'LIMIT', 0, MOST)
+if #delayed == MOST then
+  wake()
+end
+for _, id in ipairs(delayed) do
   local disk = read_disk(id)
   if disk then
     line_up(disk)

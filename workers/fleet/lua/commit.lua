@@ -1,12 +1,15 @@
 -- uses: epoch, verdict, trouble
 -- ARGV: grant, owner, batch, read_bytes, stored_bytes. Counts the batch unless it was counted, ends the disk
--- with its last batch, and answers with the next batch.
+-- with its last batch, and answers with the next batch in place of one that was held or is counted now: a call
+-- that was sent again gets no further one, however late it comes.
 local slot = own_or_fence(grant_at(1), ARGV[7])
 if not slot then
   return { 'FENCE', -1 }
+elseif slot.commit and slot.commit[1] == tonumber(ARGV[8]) then
+  return answer_again(slot, 'commit')
 end
 local batch, read_bytes, stored_bytes = tonumber(ARGV[8]), ARGV[9], ARGV[10]
-local reserved = false
+local reserved, counted = false, false
 for i, held in ipairs(slot.batches) do
   if held == batch then
     table.remove(slot.batches, i)
@@ -20,6 +23,7 @@ if disk and disk.state == 'streaming' then
     return redis.error_reply('LEDGER disk ' .. slot.disk .. ' has no batch ' .. batch)
   end
   if redis.call('SETBIT', KEY.done .. disk.id, batch, 1) == 0 then
+    counted = true
     disk.done = disk.done + 1
     redis.call('HINCRBY', disk.key, 'read_bytes', read_bytes)
     redis.call('HINCRBY', disk.key, 'stored_bytes', stored_bytes)
@@ -35,4 +39,4 @@ if disk and disk.state == 'streaming' then
     end
   end
 end
-return answer(slot, disk, 'commit ' .. batch)
+return answer(slot, disk, 'commit', batch, reserved or counted)

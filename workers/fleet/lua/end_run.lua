@@ -1,5 +1,5 @@
 -- uses: claim
--- ARGV: run, result. From now on the run's keys expire.
+-- ARGV: run, result. From now on the run's keys expire: its own at once, those of VMs and disks with expire_more.
 local run, result = ARGV[1], ARGV[2]
 local key = KEY.run .. run
 local known = redis.call('HMGET', key, 'state', 'left')
@@ -10,17 +10,8 @@ elseif known[1] == 'ended' then
 elseif tonumber(known[2]) > 0 then
   return redis.error_reply('LEDGER run ' .. run .. ' has ' .. known[2] .. ' VMs that are not finished')
 end
-redis.call('HSET', key, 'state', 'ended', 'result', result, 'ended', NOW)
-local function expire(name)
-  redis.call('PEXPIRE', name, TIMING.keep_ended)
-end
-for _, of_run in ipairs({ KEY.run, KEY.vms, KEY.disks, KEY.facts, KEY.errors }) do
-  expire(of_run .. run)
-end
-for _, vm in ipairs(redis.call('LRANGE', KEY.vms .. run, 0, -1)) do
-  expire(KEY.vm .. run .. '/' .. vm)
-end
-for _, disk in ipairs(redis.call('LRANGE', KEY.disks .. run, 0, -1)) do
-  expire(KEY.disk .. run .. '/' .. disk)
+redis.call('HSET', key, 'state', 'ended', 'result', result, 'ended', NOW, 'expire_next', 0)
+for _, of_run in ipairs({ KEY.run, KEY.vms, KEY.facts, KEY.errors }) do
+  redis.call('PEXPIRE', of_run .. run, TIMING.keep_ended)
 end
 return 1

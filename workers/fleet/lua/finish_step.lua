@@ -1,5 +1,5 @@
 -- uses: epoch, step, permit
--- ARGV: run, name, subject, fence. 1: the caller's claim ended the step, and with it its turn.
+-- ARGV: run, name, subject, fence. 1: the caller's claim ended the step, and with it its permit.
 local id = step_id(ARGV[1], ARGV[2], ARGV[3])
 local key = KEY.step .. id
 if redis.call('HGET', key, 'fence') ~= ARGV[4] then

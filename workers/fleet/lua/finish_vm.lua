@@ -14,7 +14,7 @@ redis.call('HSET', key, 'state', 'finished')
 if facts ~= '' then
   redis.call('HSET', key, 'facts', facts)
 end
-if redis.call('HINCRBY', KEY.run .. run, 'left', -1) == 0 then
+if redis.call('HINCRBY', KEY.run .. run, 'left', -1) == 0 and redis.call('HEXISTS', KEY.run .. run, 'adding') == 0 then
   add_step(run, 'end-run', '')
 end
 return 1

@@ -1,8 +1,11 @@
 -- uses: epoch, host, wake
--- ARGV: pool, host, number. The operator's release. 1: done, 0: it was free.
+-- ARGV: pool, host, number, request. The operator's release, one state further. 1: done (or this very request
+-- did it), 0: it was free.
 local place = ARGV[1] .. '/' .. ARGV[2]
 local slot = read_slot(place, tonumber(ARGV[3]))
-if slot.state == 'FREE' then
+if slot.freed == ARGV[4] then
+  return 1
+elseif slot.state == 'FREE' then
   return 0
 elseif CONNECTED[slot.state] then
   move(slot, 'QUARANTINE', NOW + TIMING.quarantine)
@@ -14,6 +17,8 @@ else
   end
   move(slot, 'FREE')
 end
+slot.freed = ARGV[4]
+save(slot)
 tally('released_by_hand')
 wake()
 return 1

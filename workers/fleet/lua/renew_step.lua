@@ -7,7 +7,7 @@ if redis.call('HGET', key, 'fence') ~= ARGV[4] then
 end
 redis.call('HSET', key, 'lease', NOW + TIMING.step_lease)
 redis.call('ZADD', KEY.steps, 'XX', NOW + TIMING.step_lease, id)
-if redis.call('HEXISTS', KEY.permit .. id, 'held') == 1 then
-  redis.call('HSET', KEY.permit .. id, 'until', NOW + TIMING.step_lease)
+if redis.call('HGET', KEY.permit .. id, 'state') == 'held' then
+  redis.call('ZADD', KEY.permit_ends, NOW + TIMING.step_lease, id)
 end
 return 1

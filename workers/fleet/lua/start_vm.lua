@@ -1,4 +1,4 @@
--- uses: claim, disk, group
+-- uses: claim, disk, stop, group
 -- ARGV: run, vm, then for each disk: disk, pool, snapshot, virtual_size, batches, weight, hosts, facts, plan,
 -- attempts, give_up_after, read_bytes, stored_bytes, done (a bitmap).
 -- 1: the disks are the ledger's now, 0: they were already.
@@ -65,23 +65,23 @@ local function write_disk(id, i, virtual)
   end
   redis.call('HSET', KEY.facts .. run, ARGV[i], ARGV[i + 7])
   redis.call('HSET', KEY.plans .. run, ARGV[i], ARGV[i + 8])
-  redis.call('RPUSH', KEY.disks .. run, ARGV[i])
 end
 
-local cancelled = redis.call('HGET', KEY.run .. run, 'cancelled')
+local ends_as, why = stopped_as(run)
 local count = (#ARGV - FIRST + 1) / EACH
-redis.call('HSET', vm_key, 'state', 'streaming', 'open', count)
-local virtual = least_served()
+local virtual, disks = least_served(), {}
 for i = FIRST, #ARGV, EACH do
   write_disk(run .. '/' .. ARGV[i], i, virtual)
+  disks[#disks + 1] = ARGV[i]
 end
+redis.call('HSET', vm_key, 'state', 'streaming', 'open', count, 'disks', count > 0 and cjson.encode(disks) or '[]')
 join_share(run, count)
 for i = FIRST, #ARGV, EACH do
   local disk = read_disk(run .. '/' .. ARGV[i])
-  if cancelled then
-    end_disk(disk, 'cancelled', 'the run was cancelled')
-  elseif disk.done == disk.batches then
+  if disk.done == disk.batches and ends_as ~= 'cancelled' then
     end_disk(disk, 'complete', '')
+  elseif ends_as then
+    end_disk(disk, ends_as, why)
   else
     line_up(disk)
   end

@@ -1,11 +1,11 @@
--- uses: epoch, host, trouble, group, wake
--- Moves on every slot whose state expired, gives up disks whose time of trouble is over, and forgets silent
--- nodes. Four counts: unclaimed, lost, freed, nodes.
-local MOST = 100 -- disks given up in one call: each is some work, and the next call is a second away
+-- uses: epoch, host, trouble, group, permit, stop, wake
+-- Moves on every slot whose state expired, gives up disks whose time of trouble is over, forgets silent nodes, takes
+-- back permits, and goes on with stopping runs. Four counts: unclaimed, lost, freed, nodes.
+local MOST = 100 -- of each kind in one call: each is some work, and the next call is a second away
 
 local function expired(state)
   local slots = {}
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.slots .. state, '-inf', NOW)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.slots .. state, '-inf', NOW, 'LIMIT', 0, MOST)) do
     local place, number = string.match(id, '^(.*)/(%d+)$')
     slots[#slots + 1] = read_slot(place, tonumber(number))
   end
@@ -76,21 +76,40 @@ local function all_shut(group)
   return true
 end
 
-for _, name in ipairs(BARRIER == 0 and redis.call('SMEMBERS', KEY.lines .. 'first') or {}) do
+local left = MOST -- to be looked at in this call
+local function give_up_those_due(name, run, shut)
+  for _, uuid in ipairs(left > 0 and redis.call('ZRANGE', line_key('first', name), 0, left - 1) or {}) do
+    left = left - 1
+    local disk = read_disk(run .. '/' .. uuid)
+    local trouble = NOW - math.max(shut, disk.since)
+    if trouble >= disk.give_up_after then
+      give_up(disk, trouble, 'no host that sees it takes connections')
+    end
+  end
+end
+
+-- Every call begins with another line, as the first ones may take all that is looked at.
+local lines = BARRIER == 0 and redis.call('SMEMBERS', KEY.lines .. 'first') or {}
+for i = 1, #lines do
+  local name = lines[(math.floor(NOW / 1000) + i) % #lines + 1]
   local group, run = split_line(name)
   if all_shut(group) then
     redis.call('HSETNX', KEY.shut, group, NOW)
-    local shut = tonumber(redis.call('HGET', KEY.shut, group))
-    for _, uuid in ipairs(redis.call('ZRANGE', line_key('first', name), 0, MOST - 1)) do
-      local disk = read_disk(run .. '/' .. uuid)
-      local trouble = NOW - math.max(shut, disk.since)
-      if trouble >= disk.give_up_after then
-        give_up(disk, trouble, 'no host that sees it takes connections')
-      end
-    end
+    give_up_those_due(name, run, tonumber(redis.call('HGET', KEY.shut, group)))
   else
     redis.call('HDEL', KEY.shut, group)
   end
+end
+
+-- Of a step that was called and did not begin, or whose lease has run out.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEY.permit_ends, '-inf', NOW, 'LIMIT', 0, MOST)) do
+  return_permit(id)
+  tally('permits_expired')
+end
+
+local stopping = redis.call('SMEMBERS', KEY.stopping)[1]
+if stopping then
+  stop_more(stopping)
 end
 
 if #unclaimed + freed + lost > 0 then

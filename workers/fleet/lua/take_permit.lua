@@ -1,28 +1,20 @@
 -- uses: claim, permit, tally
--- ARGV: run, name, subject, pool, places (JSON, or '': those of the last time). 0: it is the step's turn, n: it is
--- the n-th in line, -1: it has to say its places.
+-- ARGV: run, name, subject, pool, places (JSON, or '': those of the last time). 1: the step has its permit, 0: it
+-- waits, and will be due when it is called, -1: it has to say its places.
 local id, pool, places = step_id(ARGV[1], ARGV[2], ARGV[3]), ARGV[4], ARGV[5]
-local key = KEY.permit .. id
-local known = read_permit(id)
-if known and known.held then
-  redis.call('HSET', key, 'until', NOW + TIMING.step_lease)
+local permit = read_permit(id)
+if permit and (permit.state == 'called' or permit.state == 'held') then
+  hold(permit)
+  return 1
+elseif permit and (places == '' or places == redis.call('HGET', KEY.permit .. id, 'places')) then
   return 0
-elseif not known and places == '' then
+elseif places == '' then
   return -1
 end
-if places ~= '' then
-  redis.call('HSET', key, 'pool', pool, 'places', places)
+return_permit(id) -- with other places it is another one: an old number in new queues might wait in a ring
+ask_for_permit(id, pool, places)
+if redis.call('HGET', KEY.permit .. id, 'state') == 'held' then
+  return 1
 end
-redis.call('HSET', key, 'until', NOW + TIMING.permit_wait)
-redis.call('ZADD', KEY.permit_queue .. pool, 'NX', NOW, id)
-local go, position = look_at_line(pool)
-if not go[id] then
-  tally('permits_waited')
-  return position[id]
-end
-redis.call('HSET', key, 'held', 1, 'until', NOW + TIMING.step_lease)
-redis.call('ZREM', KEY.permit_queue .. pool, id)
-for _, place in ipairs(read_permit(id).places) do
-  redis.call('SADD', KEY.permits .. place[1], id)
-end
+tally('permits_waited')
 return 0

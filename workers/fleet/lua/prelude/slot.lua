@@ -44,7 +44,7 @@ local function save(slot)
     state = slot.state, since = slot.since, fence = slot.fence, run = slot.run, disk = slot.disk,
     snapshot = slot.snapshot, owner = slot.owner, granted = slot.granted, claimed = slot.claimed,
     opened = slot.opened, taken = slot.taken, batches = slot.batches, request = slot.request,
-    answer = slot.answer, counted = slot.counted, asked = slot.asked,
+    take = slot.take, commit = slot.commit, freed = slot.freed, counted = slot.counted, asked = slot.asked,
   }))
 end
 
@@ -98,7 +98,7 @@ local function move(slot, state, expires)
   if state == 'FREE' then
     slot.run, slot.disk, slot.snapshot, slot.owner, slot.granted = nil, nil, nil, nil, nil
     slot.claimed, slot.opened, slot.taken, slot.batches, slot.request = nil, nil, nil, nil, nil
-    slot.answer, slot.counted, slot.asked = nil, nil, nil
+    slot.take, slot.commit, slot.freed, slot.counted, slot.asked = nil, nil, nil, nil, nil
   else
     redis.call('ZADD', KEY.slots .. state, expires, slot_id(slot))
   end

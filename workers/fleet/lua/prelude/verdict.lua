@@ -82,28 +82,38 @@ local function turn_is_over(slot)
   return slot.taken >= LIMIT.quantum_batches or NOW - (slot.opened or slot.claimed) >= TIMING.quantum
 end
 
--- The verdict and, for CONTINUE, the next batch, reserved. The same request again (its answer was lost) is
--- answered the same and reserves nothing.
-local function answer(slot, disk, request)
-  if slot.request ~= request then
-    local verdict, batch = may_stop_now(slot, disk), nil
-    if verdict == 'CONTINUE' and #slot.batches < LIMIT.reserve then
-      if turn_is_over(slot) and others_wait(slot, disk) then
-        verdict = 'YIELD'
-      else
-        batch = reserve(disk)
-        if batch then
-          slot.batches[#slot.batches + 1] = batch
-          slot.taken = slot.taken + 1
-        else
-          verdict = 'EMPTY'
-        end
-      end
-    end
-    saw_open(slot)
-    slot.request, slot.answer = request, { verdict, batch or -1 }
-    save(slot)
+-- The verdict and, for CONTINUE, the next batch, reserved if it may be.
+local function next_batch(slot, disk, may_reserve)
+  local verdict = may_stop_now(slot, disk)
+  if verdict ~= 'CONTINUE' or not may_reserve or #slot.batches >= LIMIT.reserve then
+    return verdict, -1
+  elseif turn_is_over(slot) and others_wait(slot, disk) then
+    return 'YIELD', -1
   end
+  local batch = reserve(disk)
+  if not batch then
+    return 'EMPTY', -1
+  end
+  slot.batches[#slot.batches + 1] = batch
+  slot.taken = slot.taken + 1
+  return verdict, batch
+end
+
+-- Two threads of a stream call at the same time: one takes, one commits. redis-py sends a call whose answer it
+-- did not get again, and the other thread's call, or a later one of its own, may have come between. So of each
+-- kind (`take`, `commit`) the last call is remembered with its answer: {name, verdict, batch}.
+local function answer_again(slot, kind)
   renew_lease(slot)
-  return slot.answer
+  return { slot[kind][2], slot[kind][3] }
+end
+
+local function answer(slot, disk, kind, name, may_reserve)
+  local verdict, batch = next_batch(slot, disk, may_reserve)
+  saw_open(slot)
+  if may_reserve then -- else it was a call that came late, and must not be taken for the last one
+    slot[kind] = { name, verdict, batch }
+  end
+  save(slot)
+  renew_lease(slot)
+  return { verdict, batch }
 end
