@@ -42,7 +42,8 @@ class Scenario:
 
 
 def play(scenario: Scenario, choose: Choose, said: str, good_ends: set[str]) -> Sequence[Step]:
-    """What happened, in order. Raises Violation with the schedule, as it was `said`, and all steps."""
+    """What happened, in order. Raises Violation, or RuntimeError for an actor's, with the
+    schedule, as it was `said`, and all steps."""
     world = _beginning(scenario.disks, scenario.left).copy()
     runs = {
         name: _run(world, run, fate)
@@ -63,9 +64,10 @@ def play(scenario: Scenario, choose: Choose, said: str, good_ends: set[str]) -> 
             world.turns.play(actors, choose, judge.look)
             steps = list(world.turns.trace)
             judge.end()
-        except Violation as violation:
+        except Exception as error:
             course = "\n".join(str(step) for step in world.turns.trace)
-            raise Violation(f"{scenario}, {said}: {violation}\n{course}") from None
+            kind = Violation if isinstance(error, Violation) else RuntimeError
+            raise kind(f"{scenario}, {said}: {error}\n{course}") from error
     return steps
 
 

@@ -71,6 +71,9 @@ class Judge:
         return [disk for disk in found if disk is not None]
 
     def end(self) -> None:
+        for run in self._runs.values():
+            if run.failed:
+                raise Violation(f"{run.name}: {run.failed}")
         end = repr((sorted(self._world.pool.state().items()), sorted(self._world.objects.objects)))
         if end not in self._good_ends:
             self._end()
@@ -78,9 +81,7 @@ class Judge:
 
     def _end(self) -> None:
         world = self._world
-        for run in self._runs.values():
-            if run.failed:
-                raise Violation(f"{run.name}: {run.failed}")
+        world.taken.clear()  # who proves now sees it all
         stayed = [each for each in clean_pool(world.context("orphans"), "lab", lambda: False) if each.error]
         self.look()
         theirs = {vbd.vdi for vbd in world.pool.vbds.values() if vbd.made_by == "person"}
