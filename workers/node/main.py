@@ -28,6 +28,7 @@ from workers.node.fitness import try_sealing
 from workers.node.metrics import WorkerMetrics
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import node_name, register_stream_task, report_to
+from workers.redis_address import RedisAddress
 from workers.repository import load_worker_keys, open_store
 from workers.settings import PASSPHRASE, MetricsSettings, Settings, load_settings
 
@@ -151,7 +152,7 @@ def run_node(settings: Settings, concurrency: int) -> None:
         settings.metrics.worker_port,
         usual_port=MetricsSettings().worker_port,
     )
-    app = celery_app(settings.redis_url())
+    app = celery_app(RedisAddress.of(settings))
     register_stream_task(app, settings, node, lambda: report_to(supervisor.address))
 
     def ready(sender: Any, **_: object) -> None:
