@@ -41,7 +41,7 @@ from scheduler.checks.role import check_role
 from scheduler.checks.slots import FLEET, Plugged, check_connections, check_fleet, check_slots, plugged_disks
 from scheduler.checks.storage import check_storage
 from scheduler.checks.store import STORE, check_store
-from scheduler.checks.tonight import Outlook, check_skipped, check_tonight
+from scheduler.checks.tonight import check_skipped, check_tonight, forecast
 from scheduler.hooks import check_hooks
 from scheduler.notifications import parse_notifications
 from scheduler.policies.policy import Policy, parse_policies
@@ -230,14 +230,7 @@ def _tonight(
     kept: RepositoryFacts,
     all_of_them: bool,
 ) -> list[Check]:
-    outlook = Outlook(facts, policy.without_tracking)
-    disks = facts.of("VDI")
-    last = dict(kept.last_disks(chosen, lambda ref: str(disks[ref]["uuid"])))
-    found = [
-        outlook.of(each.vm.uuid, each.vm.name, ref, last[each.vm.uuid])
-        for each in chosen
-        for ref in each.disks
-    ]
+    found = forecast(facts, policy.without_tracking, kept.last_disks(chosen))
     return [
         *check_tonight(name, found, all_of_them=all_of_them),
         *check_skipped(name, chosen, all_of_them=all_of_them),

@@ -26,7 +26,7 @@ from workers.repository.load_keys import (
     load_worker_keys,
 )
 from workers.repository.naming import PackName, point_id
-from workers.repository.newest import ListedPoint, list_points, newest_disks
+from workers.repository.newest import ListedPoint, NewestDisks, list_points, newest_disks
 from workers.repository.object_lock import ObjectLock, object_lock_of
 from workers.repository.open import (
     open_store,
@@ -77,6 +77,7 @@ __all__ = [
     "ListedPoint",
     "MetadataKeys",
     "MissingBatches",
+    "NewestDisks",
     "ObjectExists",
     "ObjectInfo",
     "ObjectLock",

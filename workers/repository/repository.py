@@ -260,6 +260,11 @@ class Repository:
             else:
                 yield point
 
+    def newest_point(self, vm_uuid: str) -> Point | None:
+        """Raises DamagedObject."""
+        keys = self._point_keys(vm_uuid)
+        return self._read_point(keys[-1]) if keys else None
+
     def latest_disk(self, vm_uuid: str, vdi: str) -> DiskPoint | None:
         """The disk as it is in the newest point of the VM that holds it."""
         for key in reversed(self._point_keys(vm_uuid)):
