@@ -18,10 +18,10 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from redis import Connection, ResponseError
+from redis import Connection, ConnectionError, ResponseError
 
 from workers.messages import QUEUES, NotAMessage
-from workers.redis_address import RedisAddress
+from workers.redis_address import RedisAddress, why_not_trusted
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,15 @@ class _Client(kombu_redis.PrefixedStrictRedis):
 
 class Channel(kombu_redis.Channel):
     """kombu's, to the Redis of its `RedisAddress`."""
+
+    def __init__(self, connection: Any, **options: Any) -> None:
+        try:
+            super().__init__(connection, **options)  # type: ignore[no-untyped-call]
+        except ConnectionError as error:
+            address: RedisAddress = connection.client.transport_options[ADDRESS]
+            if (line := why_not_trusted(error, str(address))) is not None:
+                raise ConnectionError(line) from error
+            raise
 
     def _get_client(self) -> Any:
         super()._get_client()  # type: ignore[no-untyped-call]  # refuses an old redis-py
