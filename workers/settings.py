@@ -95,6 +95,8 @@ class PoolSettings(_Section):
     certificate_sha256: str | None = None
     verify_tls: bool = True
     nbd_tls: Literal["certificate", "public-key", "ca"] = "certificate"
+    allow_insecure_nbd: bool = False
+    """Whether disks may be read over a network of the purpose insecure_nbd, which has no TLS."""
     nbd_port: int = Field(default=10809, ge=1, le=65535)
     """Of the hosts' NBD service; used only while XAPI cannot say it, because one host is dead."""
     connections_per_host: int = Field(default=16, ge=1, le=16)
