@@ -101,7 +101,7 @@ class PoolSettings(_Section):
     """Of the hosts' NBD service; used only while XAPI cannot say it, because one host is dead."""
     connections_per_host: int = Field(default=16, ge=1, le=16)
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds one XenAPI call may take before we give up on its answer."""
+    """Seconds one XenAPI call may take, to the end of its answer, before we give up."""
     snapshots_at_once: int = Field(default=4, ge=1)
     snapshots_at_once_per_sr: int = Field(default=1, ge=1)
     snapshots_at_once_per_host: int = Field(default=2, ge=1)
