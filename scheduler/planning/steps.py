@@ -264,6 +264,7 @@ class _VmPlanner:
                 changed_bytes=changes.plan.changed_bytes,
                 incremental_to=changes.parent.snapshot if changes.parent else None,
                 compared_with=compared_with,
+                insecure=not all(endpoint.tls for endpoint in endpoints),
             ),
             plan=changes.plan.pack(),
             attempts=self._request.retry.attempts,

@@ -28,11 +28,11 @@ def test_the_demo_is_set_up_and_the_doctor_finds_it_well(
             assert pool.stdout is not None
             (tmp_path / "pool.json").write_text(pool.stdout.readline())
             demo_init = importlib.import_module("demo_init")
-            configuration = demo_init.set_up(tmp_path, redis_url, s3_endpoint)
+            configuration = demo_init.set_up(tmp_path, redis_url, s3_endpoint, None)
             doctor = ["cbtfleet", "doctor", "--json", "--config", str(configuration)]
             found = subprocess.run(doctor, cwd=tmp_path, capture_output=True, text=True)
             keys = {path.name: path.read_bytes() for path in tmp_path.glob("*.key")}
-            demo_init.set_up(tmp_path, redis_url, s3_endpoint)  # as after a restart: everything stays
+            demo_init.set_up(tmp_path, redis_url, s3_endpoint, None)  # as after a restart: everything stays
         finally:
             pool.terminate()
     assert found.returncode == 0, found.stdout + found.stderr

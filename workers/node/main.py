@@ -28,8 +28,10 @@ from workers.node.fitness import try_sealing
 from workers.node.metrics import WorkerMetrics
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import node_name, register_stream_task, report_to
+from workers.redis_address import RedisAddress
 from workers.repository import load_worker_keys, open_store
-from workers.settings import PASSPHRASE, MetricsSettings, Settings, load_settings
+from workers.service_start import start_without_passphrase
+from workers.settings import MetricsSettings, Settings, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +82,6 @@ class Heartbeat:
             self._ledger.node_gone(self._node)
         except LedgerError as error:
             log.warning("%s", error)
-
-
-def start_without_passphrase() -> None:
-    """Becomes the same program without it, as the kernel keeps and shows the environment of a start."""
-    if PASSPHRASE in os.environ:
-        kept = {name: value for name, value in os.environ.items() if name != PASSPHRASE}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
 
 
 def without_secrets_of_others(settings: Settings) -> Settings:
@@ -151,7 +146,7 @@ def run_node(settings: Settings, concurrency: int) -> None:
         settings.metrics.worker_port,
         usual_port=MetricsSettings().worker_port,
     )
-    app = celery_app(settings.redis_url())
+    app = celery_app(RedisAddress.of(settings))
     register_stream_task(app, settings, node, lambda: report_to(supervisor.address))
 
     def ready(sender: Any, **_: object) -> None:

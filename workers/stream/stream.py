@@ -36,7 +36,7 @@ from workers.stream.outcomes import (
 )
 from workers.stream.reports import NoReports, Reports
 from workers.stream.transfer import Transfer
-from workers.xenapi import Endpoint, Sessions, nbd_endpoints
+from workers.xenapi import Endpoint, NotExportable, Sessions, nbd_endpoints
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +181,11 @@ def _transfer(
     snapshot = session.call("VDI.get_by_uuid", work.snapshot)
     endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
     ours = [each for each in endpoints if each.host == grant.host]
+    if not all(each.tls or work.facts.insecure for each in ours):  # the run's result is made from the plan
+        raise NotExportable(
+            f"{ours[0].host_name} no longer serves it with TLS, as it did when the run was planned;"
+            " nothing was sent: give the network the purpose nbd again, or start a new run"
+        )
     if keeper.stopped is not None:
         raise NeverOpened(f"told {keeper.stopped} before the connection was opened")
     try:
