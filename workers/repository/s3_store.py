@@ -149,7 +149,8 @@ class S3Store:
 
         A try may have succeeded with its answer lost; the next one is then told 412. So a 412 on any try
         but the first is judged by the object itself: equal bytes are this call's success. Should another
-        writer have put equal bytes, nothing is lost by taking them for ours.
+        writer have put equal bytes, nothing is lost by taking them for ours. Who may not read the object (a
+        worker, its packs) is told that the key is taken.
         """
         tried = 0
 
@@ -164,7 +165,7 @@ class S3Store:
         try:
             self._ask("put", key, put)
         except ObjectExists:
-            if tried == 1 or not self._holds(key, data):
+            if tried == 1 or not self._is_held(key, data):
                 raise
 
     def get(self, key: str) -> bytes:
@@ -246,6 +247,13 @@ class S3Store:
         answer = self._client.get_object(Bucket=self._bucket, **what)
         with closing(answer["Body"]) as body:
             return answer, body.read()
+
+    def _is_held(self, key: str, data: Buffer) -> bool:
+        """Whether the object has these bytes, as far as we may know."""
+        try:
+            return self._holds(key, data)
+        except AccessDenied:
+            return False
 
     def _holds(self, key: str, data: Buffer) -> bool:
         wanted = memoryview(data)
