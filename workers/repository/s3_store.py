@@ -87,7 +87,16 @@ class Patience:
 class S3Store:
     """A Store in one bucket, below an optional prefix. Open it with `S3Store.open`, after any fork."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str, place: str, patience: Patience) -> None:
+    def __init__(
+        self,
+        session: boto3.session.Session,
+        client: S3Client,
+        bucket: str,
+        prefix: str,
+        place: str,
+        patience: Patience,
+    ) -> None:
+        self._session = session
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -142,7 +151,7 @@ class S3Store:
             raise ConfigurationError(f"repository: cannot make an S3 client: {error}") from error
         client.meta.events.register_last("before-call.s3", _without_expect)
         place = f"bucket {bucket} at {_without_user(client.meta.endpoint_url)}"
-        return cls(client, bucket, f"{prefix}/" if prefix else "", place, patience)
+        return cls(session, client, bucket, f"{prefix}/" if prefix else "", place, patience)
 
     def put_if_absent(self, key: str, data: Buffer) -> None:
         """See Store. `data` is not copied.
@@ -236,6 +245,18 @@ class S3Store:
         except (boto.BotoCoreError, ResponseParserError):
             return None
         return cast(Mapping[str, Any], answer.get("ObjectLockConfiguration", {}))
+
+    def versioning(self) -> str | None:
+        """The bucket's: "Enabled", "Suspended" or ""; None when the store does not tell. Asked once."""
+        try:
+            return self._client.get_bucket_versioning(Bucket=self._bucket).get("Status", "")
+        except (boto.ClientError, boto.BotoCoreError, ResponseParserError):
+            return None
+
+    def access_key_id(self) -> str:
+        """Which of its users the store takes us for; empty without credentials."""
+        found = self._session.get_credentials()
+        return "" if found is None else found.access_key
 
     def close(self) -> None:
         self._client.close()
