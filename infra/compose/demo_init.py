@@ -11,7 +11,7 @@ import secrets
 import subprocess
 from pathlib import Path
 
-from make_bucket import OUR_SERVER, make_bucket
+from make_bucket import CREDENTIALS, OUR_SERVER, POLICIES, make_bucket
 
 CONFIGURATION = """\
 [redis]
@@ -33,12 +33,18 @@ ca_file = "{ca_file}"
 """
 
 
-def set_up(folder: Path, redis: str = "redis://redis:6379/1", endpoint: str = OUR_SERVER) -> Path:
+def set_up(
+    folder: Path,
+    redis: str = "redis://redis:6379/1",
+    endpoint: str = OUR_SERVER,
+    credentials: Path = CREDENTIALS,
+    policies: Path = POLICIES,
+) -> Path:
     """Reads what the simulator said of itself in `pool.json`; returns the configuration."""
     pool = json.loads((folder / "pool.json").read_text())
     configuration = folder / "cbtfleet.toml"
     configuration.write_text(CONFIGURATION.format(redis=redis, endpoint=endpoint, **pool))
-    make_bucket(configuration, endpoint)
+    make_bucket(configuration, endpoint, credentials, policies)
     if not (folder / "private.key").exists():
         passphrase = os.open(folder / "passphrase", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(passphrase, "w") as file:
