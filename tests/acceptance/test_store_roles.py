@@ -88,6 +88,11 @@ def test_every_process_with_its_own_credentials_backs_up_and_restores(
     assert row["stored_bytes"] < 4 << 20, "the known hashes could not be read"
     for point, digest in contents.items():
         assert by_role["restore"].restored_sha256(point, disk) == digest
+    for role, said in (("scheduler", "the workers' are their own"), ("worker", "may not list")):
+        checks = by_role[role].json("doctor")["checks"]
+        assert [check for check in checks if check["state"] == "failed"] == []
+        [check] = [check for check in checks if check["name"] == "store.worker-credentials"]
+        assert said in check["said"]
     assert len(by_role["scheduler"].json("forget", next(iter(contents)))["forgotten"]) == 1
     denied_to_the_worker(clients, bucket)
 
