@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ROLES = ("worker", "scheduler", "prune", "restore")
+CONFIGURATION = "TEST_CEPH_CONF"
 DOCUMENTS = Path(__file__).parents[1] / "infra" / "store-policies"
 
 
 def ceph_is_ours() -> bool:
     """Whether this process runs below `tests/ceph-radosgw.sh` and so may make users."""
-    return bool(os.environ.get("CEPH_CONF")) and shutil.which("radosgw-admin") is not None
+    return CONFIGURATION in os.environ
 
 
 def bucket_policy(bucket: str, prefix: str) -> str:
@@ -84,6 +84,6 @@ def refusal(error: ClientError) -> int:
 
 
 def _admin(*arguments: str) -> None:
-    command = ["radosgw-admin", "-n", "client.rgw", "user", *arguments]
+    command = ["radosgw-admin", "-c", os.environ[CONFIGURATION], "-n", "client.rgw", "user", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
