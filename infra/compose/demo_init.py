@@ -11,7 +11,7 @@ import secrets
 import subprocess
 from pathlib import Path
 
-from make_bucket import OUR_SERVER, make_bucket
+from make_bucket import CREDENTIALS, OUR_SERVER, POLICIES, make_bucket
 
 CONFIGURATION = """\
 [redis]
@@ -39,6 +39,8 @@ def set_up(
     redis: str = "redis://redis:6379/1",
     endpoint: str = OUR_SERVER,
     redis_password: Path | None = Path("/run/secrets/redis_password"),
+    credentials: Path = CREDENTIALS,
+    policies: Path = POLICIES,
 ) -> Path:
     """Reads what the simulator said of itself in `pool.json`; returns the configuration."""
     pool = json.loads((folder / "pool.json").read_text())
@@ -51,7 +53,7 @@ def set_up(
             **pool,
         )
     )
-    make_bucket(configuration, endpoint)
+    make_bucket(configuration, endpoint, credentials, policies)
     if not (folder / "private.key").exists():
         passphrase = os.open(folder / "passphrase", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(passphrase, "w") as file:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -75,6 +78,53 @@ def test_a_worker_gets_no_key_that_reads_a_backup_and_nobody_the_private_one() -
     assert "private_key" not in COMPOSE["secrets"]
     private = [name for name in SERVICES if "CBTFLEET_REPOSITORY__PRIVATE_KEY_FILE" in environment(name)]
     assert private == ["init"]
+
+
+def test_each_service_has_its_own_credentials_for_the_store() -> None:
+    def store_secrets(name: str) -> set[str]:
+        return {secret for secret in SERVICES[name].get("secrets", []) if secret.startswith("s3_")}
+
+    every = {"s3_owner", "s3_scheduler", "s3_worker", "s3_restore"}
+    for name in SERVICES:
+        role = name.removeprefix("demo-")
+        assert store_secrets(name) == {"s3": every, "init": every}.get(role, {f"s3_{role}"} & every), name
+        if role in ("init", "scheduler", "worker"):
+            whose = "owner" if role == "init" else role
+            assert environment(name)["AWS_SHARED_CREDENTIALS_FILE"] == f"/run/secrets/s3_{whose}"
+
+
+def test_the_s3_server_is_told_of_every_user(tmp_path: Path) -> None:
+    """Its start, up to the server itself, which is not here: a program that says what it was given."""
+    (tmp_path / "secrets").mkdir()
+    shutil.copy(ROOT / "infra/compose/make-secrets.sh", tmp_path)
+    for _ in range(2):  # again: nothing changes
+        subprocess.run(["sh", str(tmp_path / "make-secrets.sh")], check=True)
+    server = tmp_path / "versitygw"
+    server.write_text('#!/bin/sh\necho "$ROOT_ACCESS_KEY_ID $ROOT_SECRET_ACCESS_KEY $*"\n')
+    server.chmod(0o755)
+    [script] = SERVICES["s3"]["command"]
+    places = {"SECRETS": f"{tmp_path}/secrets", "VGW_IAM_DIR": f"{tmp_path}/iam"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", script.replace("$$", "$")],
+        env={**places, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    def of(role: str) -> tuple[str, str]:
+        words = (tmp_path / "secrets" / f"s3_{role}").read_text().split()
+        return words[3], words[6]
+
+    assert done.stdout.split() == [*of("owner"), "posix", "/data"]
+    users = tmp_path / "iam/users.json"
+    assert users.stat().st_mode & 0o077 == 0
+    accounts = json.loads(users.read_text())["accessAccounts"]
+    assert accounts == {
+        key_id: {"access": key_id, "secret": secret, "role": "user"}
+        for key_id, secret in map(of, ("scheduler", "worker", "restore"))
+    }
+    assert len({of(role) for role in ("owner", "scheduler", "worker", "restore")}) == 4
 
 
 def test_redis_keeps_what_it_is_told_and_evicts_nothing() -> None:

@@ -50,6 +50,7 @@ KEYS = {
     "draining": "cbtfleet:draining",
     "busy": "cbtfleet:busy",
     "spare": "cbtfleet:spare",
+    "credentials": "cbtfleet:credentials",
     "counters": "cbtfleet:counters",
 }
 

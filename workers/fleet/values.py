@@ -176,6 +176,8 @@ class Node:
     processes: int
     busy: int
     draining: bool
+    credentials: str = ""
+    """Marks those that it has for the store, as it says itself; empty when it does not say."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from workers.node.metrics import WorkerMetrics
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import node_name, register_stream_task, report_to
 from workers.redis_address import RedisAddress
-from workers.repository import load_worker_keys, open_store
+from workers.repository import credentials_mark, load_worker_keys, open_store
 from workers.service_start import start_without_passphrase
 from workers.settings import MetricsSettings, Settings, load_settings
 
@@ -42,11 +42,15 @@ REPLACE_EVERY = 1.0
 class Heartbeat:
     """Tells the ledger every few seconds that this node lives and how many streams it can run."""
 
-    def __init__(self, ledger: Ledger, node: str, processes: int, spare: int = 0) -> None:
+    def __init__(
+        self, ledger: Ledger, node: str, processes: int, spare: int = 0, credentials: str = ""
+    ) -> None:
+        """`credentials` marks those for the store."""
         self._ledger = ledger
         self._node = node
         self._processes = processes
         self._spare = spare
+        self._credentials = credentials
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -60,7 +64,7 @@ class Heartbeat:
                 if is_new:  # a container keeps name and process id: one killed while it drained was us
                     self._ledger.node_gone(self._node)
                     is_new = False
-                self._ledger.node_alive(self._node, self._processes, self._spare)
+                self._ledger.node_alive(self._node, self._processes, self._spare, self._credentials)
             except LedgerError as error:
                 log.warning("%s", error)
             if self._end.wait(self._ledger.timing.renew_every):
@@ -102,11 +106,15 @@ def without_secrets_of_others(settings: Settings) -> Settings:
     return settings.model_copy(update={"repository": kept})
 
 
-def check_start(settings: Settings) -> None:
-    """Finds out now, in one line, what would otherwise fail every stream. Raises CbtfleetError."""
+def check_start(settings: Settings) -> str:
+    """Finds out now, in one line, what would otherwise fail every stream. Raises CbtfleetError.
+
+    Returns the mark of this node's credentials for the store.
+    """
     store = open_store(settings.repository)
     try:
         keys = load_worker_keys(store, settings.repository)
+        credentials = credentials_mark(store)
     finally:
         store.close()
     try_sealing(keys)
@@ -115,6 +123,7 @@ def check_start(settings: Settings) -> None:
             pool.read_password()
         except ConfigurationError as error:
             raise ConfigurationError(f"pools.{name}.{error}") from error
+    return credentials
 
 
 def spare_processes(concurrency: int) -> int:
@@ -132,12 +141,12 @@ def run_node(settings: Settings, concurrency: int) -> None:
 
     Raises CbtfleetError when it cannot start, MachineUnfit or NodeUnfit when this machine must not work.
     """
-    check_start(settings)
+    credentials = check_start(settings)
     ledger = Ledger.open(settings)
     node = node_name()
     spare = spare_processes(concurrency)
     metrics = WorkerMetrics(concurrency + spare)
-    heartbeat = Heartbeat(ledger, node, concurrency, spare)
+    heartbeat = Heartbeat(ledger, node, concurrency, spare, credentials)
     supervisor = Supervisor(ledger, metrics, stop_this_node)
     supervisor.start()
     served = serve_metrics(

@@ -27,7 +27,13 @@ from workers.repository.load_keys import (
 )
 from workers.repository.naming import PackName, point_id
 from workers.repository.newest import ListedPoint, NewestDisks, list_points, newest_disks
-from workers.repository.object_lock import ObjectLock, object_lock_of
+from workers.repository.object_lock import (
+    ObjectLock,
+    Versioning,
+    credentials_mark,
+    object_lock_of,
+    versioning_of,
+)
 from workers.repository.open import (
     open_store,
 )
@@ -107,10 +113,12 @@ __all__ = [
     "StoredBatches",
     "TargetExists",
     "Verified",
+    "Versioning",
     "VmMetadata",
     "WorkerKeys",
     "configured_passphrase",
     "create_repository",
+    "credentials_mark",
     "honours_put_if_absent",
     "list_points",
     "load_metadata_keys",
@@ -128,5 +136,6 @@ __all__ = [
     "recover_private_key",
     "restore_disk",
     "verify_points",
+    "versioning_of",
     "write_file",
 ]
