@@ -6,5 +6,6 @@ It is judged by what a person sees: the processes' logs and exit codes, the pool
 from __future__ import annotations
 
 from tests.acceptance.conftest import make_fleet, s3_place
+from tests.unit.scheduler.conftest import make_site
 
-__all__ = ["make_fleet", "s3_place"]
+__all__ = ["make_fleet", "make_site", "s3_place"]

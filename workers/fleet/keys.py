@@ -29,6 +29,7 @@ KEYS = {
     "errors": "cbtfleet:errors:",
     "done": "cbtfleet:done:",
     "returned": "cbtfleet:returned:",
+    "packs": "cbtfleet:packs:",
     "troubled": "cbtfleet:troubled",
     # waiting
     "groups": "cbtfleet:groups",

@@ -64,6 +64,7 @@ class Ledger:
 
         progress = Progress(scripts)
         self.vm_disks = progress.vm_disks
+        self.committed_packs = progress.committed_packs
         self.disk_facts = progress.disk_facts
         self.progress = progress.progress
 

@@ -6,6 +6,7 @@ from workers.repository.durable_files import FileNotWritten, TargetExists, write
 from workers.repository.errors import (
     AlreadyWritten,
     DamagedObject,
+    DisagreeingPacks,
     MissingBatches,
     PointAmbiguous,
     PointNotFound,
@@ -75,6 +76,7 @@ __all__ = [
     "CredentialsMissing",
     "Damage",
     "DamagedObject",
+    "DisagreeingPacks",
     "DiskPoint",
     "FileNotWritten",
     "FrameReader",

@@ -84,9 +84,12 @@ class _Batches:
         number = call_number()  # of the one call, however often it is made
         return self._patiently(lambda: self._ledger.take(self._grant, self._owner, number))
 
-    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+    def commit(self, batch: int, read_bytes: int, pack: Pack) -> Next:
+        stored_bytes = len(pack.data)
         answer = self._patiently(
-            lambda: self._ledger.commit(self._grant, batch, read_bytes, stored_bytes, owner=self._owner)
+            lambda: self._ledger.commit(
+                self._grant, batch, read_bytes, stored_bytes, owner=self._owner, pack=pack.hash
+            )
         )
         if answer.verdict is not Verdict.FENCE:
             self._reports.batch(read_bytes, stored_bytes)
