@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := workers scheduler infra tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-fleet faults model mutants clean
+.PHONY: help demo test test-ceph check bench bench-fleet faults model mutants clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -18,6 +18,12 @@ demo: $(READY)  ## back up and restore a simulated pool in a minute (ARGS=--keep
 test: $(READY)  ## all tests, JOBS=3 files at a time (ARGS="tests/unit -x" chooses some)
 	@tests/debian-packages.sh
 	@$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-ceph: $(READY)  ## the store's contract and the roles at it, at a real Ceph of one node (as root; 2 minutes)
+	@command -v radosgw >/dev/null && command -v ceph-osd >/dev/null || \
+	  { echo "make test-ceph needs: apt-get install ceph-mon ceph-osd radosgw"; exit 1; }
+	@tests/ceph-radosgw.sh $(BIN)/python -m pytest tests/acceptance/test_store_roles.py \
+	  tests/contract/test_stores.py -k "roles or foreign" $(ARGS)
 
 check: $(READY)  ## ruff, ruff format, mypy and the import contracts; says all that is wrong, then fails
 	@failed=; \

@@ -30,6 +30,7 @@ from workers.broker import celery_app, run_worker
 from workers.fleet import Ledger
 from workers.messages import STEP_QUEUE
 from workers.metrics_server import serve_metrics
+from workers.redis_address import RedisAddress
 from workers.repository import Repository, load_metadata_keys, open_store
 from workers.settings import MetricsSettings, Settings
 
@@ -67,7 +68,7 @@ def _run(settings: Settings, at_the_end: ExitStack) -> None:
         owner=f"{socket.gethostname()}:{os.getpid()}",
     )
     at_the_end.callback(context.sessions.close)
-    app = celery_app(settings.redis_url())
+    app = celery_app(RedisAddress.of(settings))
     metrics = SchedulerMetrics(ledger)
     register_step_task(app, context, metrics.step_done)
     loops = (

@@ -82,5 +82,6 @@ await 60 python3 -c "import urllib.request; urllib.request.urlopen('$TEST_S3_END
 export AWS_ACCESS_KEY_ID=cbtfleet AWS_SECRET_ACCESS_KEY=cbtfleet-test AWS_DEFAULT_REGION=us-east-1
 quietly radosgw-admin -n client.rgw user create --uid=cbtfleet --display-name=cbtfleet --max-buckets=0 \
     --access-key="$AWS_ACCESS_KEY_ID" --secret-key="$AWS_SECRET_ACCESS_KEY"
+export TEST_CEPH_CONF="$CEPH_CONF"  # says that this cluster is ours: tests may make users
 radosgw --version >&2
 "$@"

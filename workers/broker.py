@@ -11,30 +11,28 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from celery import Celery, signals
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
+from workers.errors import CbtfleetError
 from workers.interrupts import drop_interrupt, interrupts_are_ignored
 from workers.messages import STEP_QUEUE, STREAM_QUEUE
-
-_FOREVER = 10 * 365 * 24 * 3600
-
-
-def broker_url(redis_url: str) -> str:
-    """redis-py's `unix://` is spelled `redis+socket://` by kombu; the rest is the same."""
-    if not redis_url.startswith("unix://"):
-        return redis_url
-    path, _, query = redis_url.removeprefix("unix://").partition("?")
-    database = query.removeprefix("db=") if query.startswith("db=") else "0"
-    return f"redis+socket://{path}?virtual_host={database}"
+from workers.queue_entries import ADDRESS, Transport
+from workers.redis_address import RedisAddress
 
 
-def celery_app(redis_url: str) -> Celery:
+class ConsumerEnded(CbtfleetError):
+    """Celery's worker ended and nobody had asked it to."""
+
+
+def celery_app(address: RedisAddress) -> Celery:
     """A Celery application on this Redis. Opens no connection yet."""
-    app = Celery("cbtfleet", broker=broker_url(redis_url), set_as_current=False)
+    app = Celery("cbtfleet", broker=str(address), set_as_current=False)
     app.conf.update(
+        broker_transport=Transport,
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -50,8 +48,10 @@ def celery_app(redis_url: str) -> Celery:
         broker_channel_error_retry=True,
         broker_pool_limit=4,
         broker_transport_options={
-            # Nothing is acknowledged late, so nothing may ever be "restored" while it still runs.
-            "visibility_timeout": _FOREVER,
+            ADDRESS: address,
+            # Nothing is acknowledged late, so there is nothing to restore: kombu keeps no list of it in Redis
+            # and reads none that somebody put there.
+            "ack_emulation": False,
             "socket_keepalive": True,
             "socket_connect_timeout": 5,
             "health_check_interval": 15,
@@ -71,15 +71,21 @@ def run_worker(
     that is ignored stays so.
 
     `kind` begins its name at the broker, `pool` is Celery's ("prefork" or "threads"). `ready` is called, with
-    the arguments of Celery's signal, when it waits for messages.
+    the arguments of Celery's signal, when it waits for messages. Raises ConsumerEnded when it could not go
+    on, or was told not to wait for what it had in hand.
     """
     interrupts_ignored = interrupts_are_ignored()
+    begun: list[Any] = []
+
+    def on_init(sender: Any, **_: object) -> None:
+        begun.append(sender)  # the only way to its exit code: `worker_main` returns none
 
     def on_ready(**facts: object) -> None:
         if interrupts_ignored:
             signal.signal(signal.SIGINT, drop_interrupt)  # Celery has taken it
         ready(**facts)
 
+    signals.worker_init.connect(on_init, weak=False)
     signals.worker_ready.connect(on_ready, weak=False)
     signals.setup_logging.connect(_keep_our_logging, weak=False)
     app.worker_main(
@@ -94,6 +100,8 @@ def run_worker(
             "--without-heartbeat",
         ]
     )
+    if [worker.exitcode for worker in begun] != [0]:
+        raise ConsumerEnded(f"the {kind} takes no more messages and ends: the lines above say why")
 
 
 def _keep_our_logging(**_: object) -> None:

@@ -21,6 +21,20 @@ class NotAMessage(CbtfleetError):
     """Something else is in the queue: of another program, or of another version of this one."""
 
 
+_LONGEST = 255
+"""Characters of a name or an id."""
+
+_LARGEST = (1 << 53) - 1
+"""The last whole number that Redis's Lua holds exactly."""
+
+
+def _could_be_ours(value: str | int) -> bool:
+    """Whether a member may go on to the ledger and the log: no control characters, no lone surrogates."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST and value.isprintable()
+    return 0 <= value <= _LARGEST
+
+
 @dataclass(frozen=True)
 class _Message:
     def as_message(self) -> dict[str, object]:
@@ -31,7 +45,9 @@ class _Message:
         """What `as_message` made, after it was JSON. Raises NotAMessage."""
         members = message if isinstance(message, dict) else {}
         wanted = get_type_hints(cls)
-        if {name: type(value) for name, value in members.items()} != wanted:
+        if {name: type(value) for name, value in members.items()} != wanted or not all(
+            _could_be_ours(value) for value in members.values()
+        ):
             raise NotAMessage(
                 f"a message in the queue is no {cls.__name__.lower()} of this version of cbtfleet, which has"
                 f" {', '.join(wanted)}; it is dropped: does another version or program use the same Redis?"
@@ -62,3 +78,10 @@ class Step(_Message):
     run: str
     name: str
     subject: str
+
+
+QUEUES: dict[str, tuple[str, type[Grant] | type[Step]]] = {
+    STREAM_QUEUE: (STREAM_TASK, Grant),
+    STEP_QUEUE: (STEP_TASK, Step),
+}
+"""What each queue carries: the name of its one task, and that task's one argument."""

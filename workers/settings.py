@@ -38,12 +38,32 @@ class _Section(BaseModel):
 class RedisSettings(_Section):
     url: SecretStr | None = None
     """`redis://`, `rediss://` or `unix://`; None: the Redis that `cbtfleet up` brings along."""
+    ca_file: ExpandedPath | None = None
+    username: str | None = None
+    password_file: ExpandedPath | None = None
 
     @model_validator(mode="after")
     def _known_kind(self) -> RedisSettings:
-        if self.url and not re.match(r"(rediss?|unix)://.", self.url.get_secret_value()):
+        url = self.url.get_secret_value() if self.url else ""
+        if url and not re.match(r"(rediss?|unix)://.", url):
             raise ValueError('url must look like "redis://host:6379/0", "rediss://..." or "unix:///socket"')
+        if not url and (self.ca_file or self.username or self.password_file):
+            raise ValueError("ca_file, username and password_file need url: our own Redis has none of them")
+        if self.ca_file is not None and not url.startswith("rediss://"):
+            raise ValueError("ca_file is for a url with rediss://, which is TLS")
+        if self.username is not None and self.password_file is None:
+            raise ValueError("username needs password_file")
+        if self.password_file is not None and "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("give the password in password_file or in url, not in both")
         return self
+
+    def read_password(self) -> str | None:
+        """The one in `password_file`. Raises ConfigurationError when it cannot be read."""
+        return (
+            None
+            if self.password_file is None
+            else read_secret_file(self.password_file, "redis.password_file")
+        )
 
 
 class RepositorySettings(_Section):
@@ -75,11 +95,13 @@ class PoolSettings(_Section):
     certificate_sha256: str | None = None
     verify_tls: bool = True
     nbd_tls: Literal["certificate", "public-key", "ca"] = "certificate"
+    allow_insecure_nbd: bool = False
+    """Whether disks may be read over a network of the purpose insecure_nbd, which has no TLS."""
     nbd_port: int = Field(default=10809, ge=1, le=65535)
     """Of the hosts' NBD service; used only while XAPI cannot say it, because one host is dead."""
     connections_per_host: int = Field(default=16, ge=1, le=16)
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds one XenAPI call may take before we give up on its answer."""
+    """Seconds one XenAPI call may take, to the end of its answer, before we give up."""
     snapshots_at_once: int = Field(default=4, ge=1)
     snapshots_at_once_per_sr: int = Field(default=1, ge=1)
     snapshots_at_once_per_host: int = Field(default=2, ge=1)

@@ -11,11 +11,12 @@ import secrets
 import subprocess
 from pathlib import Path
 
-from make_bucket import OUR_SERVER, make_bucket
+from make_bucket import CREDENTIALS, OUR_SERVER, POLICIES, make_bucket
 
 CONFIGURATION = """\
 [redis]
 url = "{redis}"
+{redis_password}
 
 [repository]
 url = "s3://demo"
@@ -33,12 +34,26 @@ ca_file = "{ca_file}"
 """
 
 
-def set_up(folder: Path, redis: str = "redis://redis:6379/1", endpoint: str = OUR_SERVER) -> Path:
+def set_up(
+    folder: Path,
+    redis: str = "redis://redis:6379/1",
+    endpoint: str = OUR_SERVER,
+    redis_password: Path | None = Path("/run/secrets/redis_password"),
+    credentials: Path = CREDENTIALS,
+    policies: Path = POLICIES,
+) -> Path:
     """Reads what the simulator said of itself in `pool.json`; returns the configuration."""
     pool = json.loads((folder / "pool.json").read_text())
     configuration = folder / "cbtfleet.toml"
-    configuration.write_text(CONFIGURATION.format(redis=redis, endpoint=endpoint, **pool))
-    make_bucket(configuration, endpoint)
+    configuration.write_text(
+        CONFIGURATION.format(
+            redis=redis,
+            redis_password="" if redis_password is None else f'password_file = "{redis_password}"',
+            endpoint=endpoint,
+            **pool,
+        )
+    )
+    make_bucket(configuration, endpoint, credentials, policies)
     if not (folder / "private.key").exists():
         passphrase = os.open(folder / "passphrase", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(passphrase, "w") as file:

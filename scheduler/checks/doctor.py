@@ -41,7 +41,13 @@ from scheduler.checks.role import check_role
 from scheduler.checks.slots import FLEET, Plugged, check_connections, check_fleet, check_slots, plugged_disks
 from scheduler.checks.storage import check_storage
 from scheduler.checks.store import STORE, check_store
-from scheduler.checks.tonight import Outlook, check_skipped, check_tonight
+from scheduler.checks.tonight import check_skipped, check_tonight, forecast
+from scheduler.checks.worker_credentials import (
+    Keeping,
+    check_versioning,
+    check_worker_credentials,
+    read_keeping,
+)
 from scheduler.hooks import check_hooks
 from scheduler.notifications import parse_notifications
 from scheduler.policies.policy import Policy, parse_policies
@@ -67,6 +73,7 @@ def examine(settings: Settings, settings_file: Path, *, all_of_them: bool = Fals
     `all_of_them`: a line for each disk and VM, however many; else for a few of each kind.
     """
     store = Attempt(lambda: _look_at_store(settings.repository), LOOK_SECONDS)
+    keeping = Attempt(lambda: read_keeping(settings.repository), LOOK_SECONDS)
     server = Attempt(lambda: check_redis(settings), LOOK_SECONDS)
     ledger = Attempt(lambda: read_ledger(settings), LOOK_SECONDS)
     repository = Attempt(lambda: read_repository(settings.repository), LOOK_SECONDS)
@@ -74,9 +81,10 @@ def examine(settings: Settings, settings_file: Path, *, all_of_them: bool = Fals
     gathering = [Attempt(facts.gather, LOOK_SECONDS) for facts in pools.values()]
 
     found, policies = check_configuration(settings, settings_file)
-    found += checks_of(STORE, "store", store.result)
-    found += checks_of(REDIS, "redis", server.result)
     told, trouble = _told(ledger, LedgerUnreachable)
+    found += checks_of(STORE, "store", store.result)
+    found += look_at_keeping(_told(keeping, CbtfleetError)[0], told)
+    found += checks_of(REDIS, "redis", server.result)
     if told is not None:
         found += checks_of(FLEET, "fleet.nodes", partial(check_fleet, told))
         found += checks_of(FLEET, "slots", partial(check_slots, told))
@@ -130,6 +138,14 @@ def _look_at_store(settings: RepositorySettings) -> list[Check]:
     if all(check.state != "failed" for check in found if check.name in ("store", "repository")):
         found += check_keys(settings)
     return found
+
+
+def look_at_keeping(keeping: Keeping | None, ledger: LedgerFacts | None) -> list[Check]:
+    """Of a bucket that answered; what is wrong with another one is said already."""
+    if keeping is None:
+        return []
+    nodes = ledger.nodes if ledger is not None else ()
+    return [check_versioning(STORE, keeping), check_worker_credentials(STORE, keeping, nodes)]
 
 
 def look_at_pool(
@@ -230,14 +246,7 @@ def _tonight(
     kept: RepositoryFacts,
     all_of_them: bool,
 ) -> list[Check]:
-    outlook = Outlook(facts, policy.without_tracking)
-    disks = facts.of("VDI")
-    last = dict(kept.last_disks(chosen, lambda ref: str(disks[ref]["uuid"])))
-    found = [
-        outlook.of(each.vm.uuid, each.vm.name, ref, last[each.vm.uuid])
-        for each in chosen
-        for ref in each.disks
-    ]
+    found = forecast(facts, policy.without_tracking, kept.last_disks(chosen))
     return [
         *check_tonight(name, found, all_of_them=all_of_them),
         *check_skipped(name, chosen, all_of_them=all_of_them),

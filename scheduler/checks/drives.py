@@ -15,11 +15,16 @@ from workers.xenapi import Session, XapiFailure, XapiRecord, XapiRecords
 
 @dataclass(frozen=True)
 class Chosen:
-    """A VM that the policy means, its disks (VDI references) to back up, and the drives left out."""
+    """A VM that the policy means, its drives to back up, and those left out."""
 
     vm: VmChoice
-    disks: tuple[str, ...]
+    drives: tuple[Drive, ...]
     skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def disks(self) -> list[str]:
+        """The VDI references behind the drives to back up."""
+        return [drive.ref for drive in self.drives]
 
 
 def choose(name: str, policy: Policy, facts: PoolFacts) -> list[Chosen]:
@@ -32,7 +37,7 @@ def choose(name: str, policy: Policy, facts: PoolFacts) -> list[Chosen]:
     for vm in vms:
         drives: list[Drive] = read_drives(records, facts.of("VM")[vm.ref])
         taken, skipped = choose_drives(drives, policy.exclude_disks, vm.uuid, names)
-        found.append(Chosen(vm, tuple(drive.ref for drive in taken), tuple(skipped)))
+        found.append(Chosen(vm, tuple(taken), tuple(skipped)))
     return found
 
 

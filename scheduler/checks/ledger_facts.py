@@ -11,6 +11,7 @@ import redis
 from workers.errors import CbtfleetError
 from workers.fleet import Host, Ledger, LedgerUnreachable, Node, Slot
 from workers.fleet.keys import KEYS
+from workers.redis_address import RedisAddress
 from workers.settings import Settings
 
 
@@ -28,7 +29,7 @@ class LedgerFacts:
 
 def read_ledger(settings: Settings) -> LedgerFacts:
     """Raises LedgerUnreachable or another LedgerError."""
-    if not _was_used(settings.redis_url()):
+    if not _was_used(settings):
         return LedgerFacts(used_before=False)
     with closing(Ledger.open(settings)) as ledger:
         hosts = ledger.hosts()
@@ -40,9 +41,10 @@ def read_ledger(settings: Settings) -> LedgerFacts:
         )
 
 
-def _was_used(url: str) -> bool:
+def _was_used(settings: Settings) -> bool:
     try:
-        with closing(redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5)) as client:
+        address = RedisAddress.of(settings)
+        with closing(address.client(socket_connect_timeout=5, socket_timeout=5)) as client:
             return bool(client.exists(KEYS["epoch"]))
     except (redis.RedisError, ValueError, CbtfleetError) as error:
         raise LedgerUnreachable(f"Redis does not answer: {type(error).__name__}") from error

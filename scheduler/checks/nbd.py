@@ -39,7 +39,12 @@ def check_networks(facts: PoolFacts) -> list[Check]:
     purposes = sorted(f"{network.name} ({network.purpose})" for network in nbd.networks)
     if any(network.purpose == "insecure_nbd" for network in nbd.networks):
         said = "a network has the purpose insecure_nbd: disks cross it unencrypted"
-        found.append(subject.warning(name, said, "give it the purpose nbd instead"))
+        todo = "give it the purpose nbd instead"
+        if facts.settings.allow_insecure_nbd:
+            found.append(subject.warning(name, said, todo))
+        else:
+            said = "a network has the purpose insecure_nbd, which has no TLS: nothing is read over it"
+            found.append(subject.failed(name, said, f"{todo}, or set allow_insecure_nbd = true"))
     usable = any(host.live and host.addresses for host in nbd.hosts) and not nbd.mixed
     for problem in nbd.problems:
         head, _, advice = problem.partition("; ")
@@ -60,6 +65,9 @@ def check_handshakes(facts: PoolFacts, in_use: Mapping[str, int]) -> list[Check]
     hosts = [host for host in nbd.hosts if host.live and host.addresses]
     if nbd.mixed or not hosts:
         return []
+    secure = any(network.purpose == "nbd" for network in nbd.networks)
+    if not secure and not facts.settings.allow_insecure_nbd:
+        return []  # nothing may be sent there; the networks' own check says so
     found = []
     probes = {}
     for host in hosts:

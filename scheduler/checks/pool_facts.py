@@ -6,14 +6,15 @@ A question that fails or hangs is noted and the next is asked; the checks are pu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from scheduler.checks.messages import PoolMessages, messages_matter_since, read_messages
 from workers.errors import CbtfleetError
 from workers.settings import PoolSettings
-from workers.xenapi import PoolNbd, Session, XapiRecords, explain_pool_nbd
+from workers.xenapi import PoolNbd, Session, XapiRecord, XapiRecords, explain_pool_nbd
 
 CALL_TIMEOUT = 20.0
 """Seconds for one call: ten thousand disks take some to be listed; a call that hangs is given up."""
@@ -49,6 +50,7 @@ class PoolFacts:
     """By address, as `VDI.get_nbd_info` tells."""
     certificates: dict[str, str] = field(default_factory=dict, repr=False)
     """By host reference, where no address tells it."""
+    messages: PoolMessages | None = None
     ahead: float | None = None
     """Seconds that the master's clock is ahead of ours; None: it told no time that we could read."""
     permissions: frozenset[str] | None = None
@@ -64,6 +66,17 @@ class PoolFacts:
         if kind not in self.records:
             raise self.not_read(f"{kind} records")
         return self.records[kind]
+
+    def messages_about(self, uuid: str, since: str) -> Sequence[XapiRecord] | None:
+        """XAPI's messages about an object, of `since` (ISO 8601) or later; None: this pool keeps none.
+
+        Raises NotRead.
+        """
+        if self.messages is None:
+            raise self.not_read("messages")
+        if self.messages.since is None or since < self.messages.since:
+            raise NotRead(f"pool {self.name} was not asked for messages of {since}")
+        return self.messages.by_object.get(uuid, ()) if self.messages.kept else None
 
     def not_read(self, what: str) -> NotRead:
         return NotRead(self.failures.get(what, f"pool {self.name} did not tell its {what} in time"))
@@ -105,6 +118,7 @@ class PoolFacts:
                             f"certificate of {host['name_label']}",
                             partial(self._certificate, session, ref),
                         )
+                self._ask("messages", partial(self._read_messages, session))
         except CbtfleetError as error:
             if not self.master_address:
                 self.refused = error
@@ -119,6 +133,10 @@ class PoolFacts:
 
     def _read(self, session: Session, kind: str) -> None:
         self.records[kind] = dict(session.call(f"{kind}.get_all_records"))
+
+    def _read_messages(self, session: Session) -> None:
+        since = messages_matter_since(self.of("VM"), self.of("VBD"), self.of("VDI"))
+        self.messages = read_messages(session, since)
 
     def _look_at_clock(self, session: Session) -> None:
         master = next(iter(self.of("pool").values()))["master"]

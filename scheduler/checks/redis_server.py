@@ -14,6 +14,8 @@ from redis.retry import Retry
 
 from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.clock import clock_check
+from workers.errors import ConfigurationError
+from workers.redis_address import RedisAddress, why_not_trusted
 from workers.settings import Settings
 
 REDIS = Subject("Redis")
@@ -39,9 +41,10 @@ def check_redis(settings: Settings) -> list[Check]:
     own = settings.redis.url is None
     once = Retry(NoBackoff(), 0)
     try:
-        client: Any = redis.Redis.from_url(
-            settings.redis_url(), socket_connect_timeout=5, socket_timeout=5, retry=once
-        )
+        address = RedisAddress.of(settings)
+        client = address.client(socket_connect_timeout=5, socket_timeout=5, retry=once)
+    except ConfigurationError as error:
+        return [REDIS.failed("redis", str(error), "see to that file")]
     except ValueError:
         return [REDIS.failed("redis", "redis.url is not an address of a Redis", "write redis://host:port/db")]
     with closing(client):
@@ -59,12 +62,14 @@ def check_redis(settings: Settings) -> list[Check]:
                 _check_clock(client),
             ]
         except redis.AuthenticationError:
-            todo = "set the right password in redis.url"
+            todo = "set the right redis.username and password_file"
             return [REDIS.failed("redis", "refuses our password", todo)]
         except redis.RedisError as error:
             if own:
                 said = "none is configured, and the one of `cbtfleet up` is not running"
                 return [REDIS.warning("redis", said, 'start "cbtfleet up", or set redis.url')]
+            if (line := why_not_trusted(error, str(address))) is not None:
+                return [REDIS.failed("redis", line, "check redis.ca_file and redis.url")]
             todo = "check redis.url, and that it runs"
             return [REDIS.failed("redis", f"does not answer: {type(error).__name__}", todo)]
     return checks

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from scheduler.checks.drives import Chosen
 from workers.repository import (
-    DamagedObject,
-    DiskPoint,
     ListedPoint,
     MetadataKeys,
-    ObjectMissing,
+    NewestDisks,
     Repository,
     Store,
     list_points,
@@ -42,27 +40,18 @@ class RepositoryFacts:
     def repository_id(self) -> str:
         return self.keys.repository
 
-    def last_disks(
-        self, chosen: Sequence[Chosen], uuid_of: Callable[[str], str]
-    ) -> Iterator[tuple[str, Mapping[str, DiskPoint] | None]]:
-        """For each VM (uuid) its disks as its newest points have them; None when such a point is damaged.
+    def last_disks(self, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, NewestDisks]]:
+        """Each VM with its disks as its newest points have them."""
 
-        `uuid_of` makes a VDI's uuid of its reference.
-        """
-
-        def read(each: Chosen) -> Mapping[str, DiskPoint] | None:
-            disks = {uuid_of(ref) for ref in each.disks}
+        def read(each: Chosen) -> NewestDisks:
+            disks = {str(drive.disk["uuid"]) for drive in each.drives}
             points = self.points.get(each.vm.uuid, ())
-            try:
-                return newest_disks(self.store, self.keys, points, disks, POINTS_OF_A_VM)
-            except (DamagedObject, ObjectMissing):
-                return None
+            return newest_disks(self.store, self.keys, points, disks, POINTS_OF_A_VM)
 
         tasks = (lambda each=each: read(each) for each in chosen)
         found = in_parallel(tasks, THREADS)
         try:
-            for each, last in zip(chosen, found, strict=True):
-                yield each.vm.uuid, last
+            yield from zip(chosen, found, strict=True)
         finally:
             found.close()
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from scheduler.checks.check import Check, Subject
+from scheduler.checks.worker_credentials import may_list
 from scheduler.terminal.tables import size
 from workers.errors import CbtfleetError
-from workers.repository import Store, honours_put_if_absent, object_lock_of, open_store
+from workers.repository import ObjectMissing, Store, honours_put_if_absent, object_lock_of, open_store
 from workers.settings import RepositorySettings
 
 STORE = Subject("store")
@@ -32,25 +33,38 @@ def check_store(settings: RepositorySettings) -> list[Check]:
     """Without a store there is no use in asking more: then the one Check says what is wrong."""
     try:
         with closing(open_store(settings)) as store:
-            first = next(iter(store.list("config")), None)
+            lists = may_list(store)
+            is_there = next(iter(store.list("config")), None) is not None if lists else _has_config(store)
             found = [STORE.ok("store", f"{settings.url} is reachable")]
             locked, check = _check_object_lock(store)
             found += check
-            if locked:
+            if not lists:
+                said = "not tried: these credentials may not list, as a worker's; the scheduler's may"
+                found.append(STORE.ok("store.put-if-absent", said))
+            elif locked:
                 said = "not tried: the bucket's retention would keep the test objects; cbtfleet init tried it"
                 found.append(STORE.ok("store.put-if-absent", said))
             else:
                 found.append(_check_put_if_absent(store))
                 found.append(_check_latency(store))
             found += _check_space(settings.url)
-            if first is None:
-                found.append(STORE.failed("repository", "there is none in the store", "cbtfleet init"))
-            else:
+            if is_there:
                 found.append(STORE.ok("repository", "is there"))
+            else:
+                found.append(STORE.failed("repository", "there is none in the store", "cbtfleet init"))
             return found
     except CbtfleetError as error:
         todo = "check repository.url, endpoint_url, region and the credentials"
         return [STORE.failed("store", str(error), todo)]
+
+
+def _has_config(store: Store) -> bool:
+    """For who may not list. Raises AccessDenied when these credentials may do nothing at all."""
+    try:
+        store.head("config")
+    except ObjectMissing:
+        return False
+    return True
 
 
 def _check_latency(store: Store) -> Check:

@@ -1,141 +1,86 @@
-"""What the next run would do with each disk, judged by records alone: nothing is asked, nothing is changed.
+"""What the next run would do with each disk: planning's own decision, over facts that were gathered before.
 
-The order is that of planning (`scheduler/planning/changes.py`), which asks the pool in the end: a
-broken chain of changed blocks shows only then.
+Nothing is asked, nothing is changed. What only asking tells (`CANNOT_TELL`: a broken chain of changed blocks)
+shows in the run; here such a disk is incremental.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scheduler.checks.check import Check, State, counted
+from scheduler.checks.check import Check, State, Subject, counted
+from scheduler.checks.disk_states import DiskStates
 from scheduler.checks.drives import Chosen
 from scheduler.checks.policy import FEW, policy_subject
-from scheduler.checks.pool_facts import PoolFacts
-from scheduler.checks.storage import tracks_changes
-from scheduler.planning.disk_choice import EXCLUDE_TAG, Skipped
+from scheduler.checks.pool_facts import NotRead, PoolFacts
+from scheduler.planning.disk_choice import EXCLUDE_TAG, Drive, Skipped
+from scheduler.planning.full_reason import Reason, full_reason, left_out
 from scheduler.policies.policy import Untracked
-from workers.repository import DiskPoint
-from workers.xenapi import XapiRecord
+from workers.repository import NewestDisks
 
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a disk is read in full, or not at all; `todo` is "" when there is nothing to do."""
-
-    said: str
-    state: State
-    todo: str = ""
-
-
-FIRST = Reason("the first backup of this disk in this repository", "ok")
-OFF = Reason("changed-block tracking is off; the run switches it on", "ok")
-NO_LICENCE = Reason(
-    "the pool's licence does not include changed-block tracking", "warning", "license the pool for it"
-)
-NO_FEATURE = Reason("the storage cannot track changed blocks", "warning", "move the disk to storage that can")
-RAW = Reason(
-    "a disk of this kind (raw) cannot track changed blocks", "warning", "convert it, or live with it"
-)
-UNREADABLE = Reason(
-    "the last restore point cannot be read", "warning", "cbtfleet verify says what is damaged"
-)
-BASE_GONE = Reason(
-    "the base snapshot is no longer on the pool", "warning", "find out who deletes snapshots without data"
-)
-MOVED = Reason("the disk has moved to another storage repository since the last backup", "ok")
-BASE_OFF = Reason(
-    "changed-block tracking was off at the base snapshot", "warning", "see the pool's messages of that time"
-)
-SHRUNK = Reason("the disk is smaller than at the last backup", "warning", "is it still the same disk?")
-
-ODD_TYPE = Reason("only disks of type user or system can track changed blocks", "warning", "copy it to one")
-UNPLUGGED = Reason("its storage is plugged in to no live host", "failed", "plug its PBD in on a live host")
-
-
-CANNOT_TRACK = (NO_LICENCE, NO_FEATURE, RAW, ODD_TYPE)
-"""What becomes of these is the policy's `without_tracking`."""
+UNPLUGGED = Reason("its storage is plugged in to no live host", "plug its PBD in on a live host")
 
 Mode = Literal["incremental", "full", "skipped", "impossible"]
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What becomes of one disk."""
+
+    mode: Mode
+    why: Reason | None = None
+    detail: str = ""
+    """What is known of the reason for this disk alone."""
+    unknown: str = ""
+    """Why nobody knows whether its log lacks writes, and so whether it is read in full after all."""
+
+
+@dataclass(frozen=True)
 class DiskTonight:
-    vm: str
     vm_name: str
     disk: str
     name: str
-    size: int
-    mode: Mode
-    reason: Reason | None
+    outlook: Outlook
 
 
-Last = Mapping[str, DiskPoint]
-"""By uuid of the live VDI: the disk in the newest point that holds it."""
+def forecast(
+    facts: PoolFacts, without_tracking: Untracked, newest: Iterable[tuple[Chosen, NewestDisks]]
+) -> list[DiskTonight]:
+    """Every disk of the VMs that are chosen from one pool, each VM with what its newest restore points tell.
+
+    Raises NotRead.
+    """
+    states = DiskStates(facts)
+    found = []
+    for vm, points in newest:
+        left = {drive.ref: _left_out(states, drive, without_tracking) for drive in vm.drives}
+        present = [str(drive.disk["uuid"]) for drive in vm.drives if left[drive.ref] is None]
+        for drive in vm.drives:
+            outlook = left[drive.ref] or _backed_up(states, drive, vm.vm.uuid, points, present)
+            uuid, name = drive.disk["uuid"], drive.disk["name_label"]
+            found.append(DiskTonight(vm.vm.name, uuid, name, outlook))
+    return found
 
 
-class Outlook:
-    """One pool's disks, one after the other. `without_tracking` is the policy's."""
+def _left_out(states: DiskStates, drive: Drive, without_tracking: Untracked) -> Outlook | None:
+    if not states.is_plugged(drive):
+        return Outlook("impossible", UNPLUGGED)
+    tracking = states.tracking(drive)
+    out = left_out(tracking, without_tracking)
+    return None if out is None else Outlook("skipped" if out == "skip" else "impossible", tracking)
 
-    def __init__(self, facts: PoolFacts, without_tracking: Untracked = "full") -> None:
-        self._facts = facts
-        self._without_tracking = without_tracking
-        self._by_uuid = {disk["uuid"]: disk for disk in facts.of("VDI").values()}
-        self._licensed = not any(
-            pool.get("restrictions", {}).get("restrict_cbt") == "true" for pool in facts.of("pool").values()
-        )
-        self._plugged: dict[str, bool] = {}
-        self._tracks: dict[str, bool] = {}
 
-    def of(self, vm_uuid: str, vm_name: str, ref: str, last: Last | None) -> DiskTonight:
-        """`last` is None when the VM's newest point is damaged."""
-        disk = self._facts.of("VDI")[ref]
-        mode, reason = self._judge(disk, last)
-        size = int(disk["virtual_size"])
-        return DiskTonight(vm_uuid, vm_name, disk["uuid"], disk["name_label"], size, mode, reason)
-
-    def _judge(self, disk: XapiRecord, last: Last | None) -> tuple[Mode, Reason | None]:
-        storage = disk["SR"]
-        if storage not in self._plugged:
-            self._plugged[storage] = bool(self._facts.plugged_hosts(storage))
-        if not self._plugged[storage]:
-            return "impossible", UNPLUGGED
-        reason = self._why_full(disk, last)
-        if reason in CANNOT_TRACK and self._without_tracking != "full":
-            return ("skipped" if self._without_tracking == "skip" else "impossible"), reason
-        return ("full" if reason else "incremental"), reason
-
-    def _why_full(self, disk: XapiRecord, last: Last | None) -> Reason | None:
-        if not disk["cbt_enabled"]:
-            return self._why_off(disk)
-        if last is None:
-            return UNREADABLE
-        point = last.get(disk["uuid"])
-        if point is None:
-            return FIRST
-        base = self._by_uuid.get(point.snapshot)
-        if base is None:
-            return BASE_GONE
-        if base["SR"] != disk["SR"]:
-            return MOVED
-        if not base["cbt_enabled"]:
-            return BASE_OFF
-        return SHRUNK if int(disk["virtual_size"]) < point.virtual_size else None
-
-    def _why_off(self, disk: XapiRecord) -> Reason:
-        if disk["type"] not in ("user", "system"):
-            return ODD_TYPE
-        storage = disk["SR"]
-        if storage not in self._tracks:
-            self._tracks[storage] = tracks_changes(self._facts, self._facts.of("SR")[storage])
-        if not self._tracks[storage]:
-            return NO_FEATURE
-        if disk.get("sm_config", {}).get("type") == "raw":
-            return RAW
-        return OFF if self._licensed else NO_LICENCE
+def _backed_up(
+    states: DiskStates, drive: Drive, vm_uuid: str, points: NewestDisks, present: Sequence[str]
+) -> Outlook:
+    try:
+        reason = full_reason(*states.of(drive, vm_uuid, points, present))
+    except NotRead as error:  # of messages, which are asked for last of all
+        return Outlook("incremental", unknown=str(error))
+    return Outlook("full", reason.why, reason.detail) if reason is not None else Outlook("incremental")
 
 
 def check_tonight(name: str, disks: Sequence[DiskTonight], *, all_of_them: bool) -> list[Check]:
@@ -143,25 +88,38 @@ def check_tonight(name: str, disks: Sequence[DiskTonight], *, all_of_them: bool)
     if not disks:
         return []
     subject = policy_subject(name)
-    modes = Counter(disk.mode for disk in disks)
+    modes = Counter(disk.outlook.mode for disk in disks)
     said = f"the next run: {modes['incremental']} incremental, {modes['full']} full"
-    found = [subject.ok("policy.tonight", said)]
+    found = [subject.ok("policy.tonight", said), *_check_unknown(subject, disks)]
     for mode, group, each, text in (
         ("impossible", "policy.failing", "policy.failing.disk", "would fail"),
         ("skipped", "policy.skipped", "policy.skipped.disk", "left out"),
         ("full", "policy.full", "policy.full.disk", "will be read in full"),
     ):
-        reasons = Counter(disk.reason for disk in disks if disk.mode == mode and disk.reason)
-        order = sorted(reasons.items(), key=lambda item: (item[0].state == "ok", -item[1], item[0].said))
+        of_mode = [disk for disk in disks if disk.outlook.mode == mode]
+        reasons = Counter(disk.outlook.why for disk in of_mode if disk.outlook.why is not None)
+        order = sorted(reasons.items(), key=lambda item: (not item[0].todo, -item[1], item[0].said))
         for reason, number in order:
-            state: State = "failed" if mode == "impossible" else reason.state
+            state: State = "failed" if mode == "impossible" else "warning" if reason.todo else "ok"
             said = f"{counted(number, 'disk')} {text}: {reason.said}"
             found.append(Check(subject.title, group, state, said, reason.todo))
-            listed = [disk for disk in disks if disk.mode == mode and disk.reason == reason]
+            listed = [disk for disk in of_mode if disk.outlook.why == reason]
             for disk in listed if all_of_them else listed[:FEW]:
-                line = f'VM "{disk.vm_name}", disk {disk.name or disk.disk}'
+                detail = f": {disk.outlook.detail}" if disk.outlook.detail else ""
+                line = f'VM "{disk.vm_name}", disk {disk.name or disk.disk}{detail}'
                 found.append(Check(subject.title, each, state, line, reason.todo, disk.disk))
     return found
+
+
+def _check_unknown(subject: Subject, disks: Sequence[DiskTonight]) -> list[Check]:
+    unknown = [disk.outlook.unknown for disk in disks if disk.outlook.unknown]
+    if not unknown:
+        return []
+    said = (
+        f"{counted(len(unknown), 'disk')} of VMs that are off may be read in full after all: whether a host"
+        f" went down under them is not known: {unknown[0]}"
+    )
+    return [subject.warning("policy.tonight", said, "set that right, and look again")]
 
 
 def check_skipped(name: str, chosen: Sequence[Chosen], *, all_of_them: bool) -> list[Check]:

@@ -13,6 +13,7 @@ from scheduler.terminal.passphrase import new_passphrase
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.repository import Created, create_repository, open_store
+from workers.settings import Settings
 
 
 def init(
@@ -29,7 +30,7 @@ def init(
     with closing(open_store(settings)) as store:
         passphrase = None if unencrypted else new_passphrase(settings)
         created = create_repository(store, settings, encrypted=not unencrypted, passphrase=passphrase)
-    _found_ledger(invocation.settings().redis_url())
+    _found_ledger(invocation.settings())
     files = [str(path) for path in created.files]
     invocation.answer(
         {"repository": created.repository_id, "recovery_key": created.recovery_key, "files": files},
@@ -37,10 +38,10 @@ def init(
     )
 
 
-def _found_ledger(redis_url: str) -> None:
+def _found_ledger(settings: Settings) -> None:
     """A new repository's fleet has no connections yet: an empty Redis has forgotten none (docs/adr/0065)."""
     # Init needs no Redis, and must print the recovery key whatever Redis does: the doctor looks at Redis.
-    with suppress(CbtfleetError), closing(Ledger.from_url(redis_url)) as ledger:
+    with suppress(CbtfleetError), closing(Ledger.open(settings)) as ledger:
         ledger.found()
 
 

@@ -51,10 +51,12 @@ def outcome(result: RunResult) -> Mapping[str, object]:
     """A result with exactly the fields that `backup --wait --json` promises, and, as in every failed
     command's object, the `error` when the run failed as a whole.
 
-    Every row is a disk: that a drive was empty, or a VM had none, only `status RUN` says.
+    Every row is a disk: that a drive was empty, or a VM had none, only `status RUN` says. A row has
+    `warnings` too when there are any.
     """
     disks = [
         {field: getattr(row, field) for field in DISK_FIELDS}
+        | ({"warnings": list(row.warnings)} if row.warnings else {})
         for row in result.disks
         if row.vdi or not row.is_skipped
     ]
@@ -100,6 +102,8 @@ def show_result(console: Console, result: RunResult) -> None:
             console.print(f"  {row.vm} {row.vdi}: full, because {row.reason}", markup=False)
         elif row.reason and row.is_skipped:
             console.print(f"  {row.vm} {row.vdi or ''}: {row.reason}", markup=False)
+        for line in row.warnings:
+            console.print(f"  {row.vm} {row.vdi}: {line}", markup=False)
 
 
 def _speed(row: ResultRow) -> str:

@@ -12,6 +12,7 @@ from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, 
 from scheduler.single_machine.up import run_up, worker_command
 from workers.interrupts import interrupts_are_ignored
 from workers.logs import start_logging
+from workers.service_start import start_without_passphrase
 
 ConcurrencyOption = Annotated[
     int | None,
@@ -38,6 +39,7 @@ def scheduler(context: typer.Context, config: ConfigOption = None, as_json: Json
     """Run the control plane: plans, grants, restore points, clean-up. May run more than once."""
     from scheduler.service import run_scheduler  # Celery: a tenth of every other command's start
 
+    start_without_passphrase()
     invocation = Invocation.of(context, config, as_json)
     start_logging()
     settings = invocation.settings()
@@ -52,6 +54,7 @@ def up(
     as_json: JsonOption = False,
 ) -> None:
     """Run scheduler and worker on this machine, and a Redis when none is configured."""
+    start_without_passphrase()
     invocation = Invocation.of(context, config, as_json)
     start_logging()
 

@@ -37,8 +37,9 @@ def decide_by_policy(
 ) -> list[Decision]:
     """What the policy's `keep` makes of each of its points, of these VMs (uuids) or of all, oldest first.
 
-    What `own_run` has made stays: a run never forgets its own points. Points that cannot be read are passed over: they are not forgotten, and count as no good point. Raises
-    ConfigurationError when the policy has no `keep`.
+    What `own_run` has made stays: a run never forgets its own points. Points that cannot be read are passed
+    over: they are not forgotten, and count as no good point. Raises ConfigurationError when the policy has no
+    `keep`.
     """
     if policy.keep is None:
         raise ConfigurationError(f"policies.{name} has no keep, so all of its restore points are kept")

@@ -184,7 +184,15 @@ def _disk_point(
         changed_bytes=facts.changed_bytes,
         read_bytes=progress.read_bytes,
         stored_bytes=progress.stored_bytes,
-        segments=repository.write_segments(vm.run, planned.disk, plan, parent, earlier),
+        segments=repository.write_segments(
+            vm.run,
+            planned.disk,
+            plan,
+            parent,
+            earlier,
+            committed=context.ledger.committed_packs(vm.run, planned.disk),
+            alarm=lambda line: vm.warn(f'VM "{vm.facts.name}", {line}'),
+        ),
     )
 
 

@@ -1,34 +1,35 @@
 """Which blocks of a disk to read: the changes since the base, or all of it, and then why.
 
-base usable?  recorded by the last restore point, still on the pool, same SR, CBT on at both ends, and no
-              doubt about the log
-    yes -> list_changed_blocks(base, new)   -- 459, 460: the pool can't tell -> full, with that reason
-    no  -> full, with the reason, and with XAPI's own where it has one
+a reason for a full (full_reason.py)?
+    no  -> list_changed_blocks(base, new)   -- 457 to 460, no metadata: the pool can't tell -> full, with that
+    yes -> full, with the reason
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from scheduler.planning.cbt_log import may_lack_writes, why_it_went_off
+from scheduler.planning.cbt_log import AskedMessages, LogSinceBase
+from scheduler.planning.full_reason import (
+    BASE_GONE,
+    CANNOT_TELL,
+    Base,
+    DiskState,
+    FullReason,
+    LastDisk,
+    Reason,
+    Unreadable,
+    full_reason,
+)
 from scheduler.pool_objects.snapshots import DiskSnapshot
 from workers.errors import CbtfleetError
 from workers.extents import Plan
 from workers.fleet import Mode
-from workers.repository import DiskPoint, Point
-from workers.xenapi import Session, XapiFailure, XapiRecord, is_gone
-
-_CANNOT_TELL = {
-    "SR_BACKEND_FAILURE_459": "the changed-block logs are inconsistent",
-    "SR_BACKEND_FAILURE_460": "the changed-block chain from the base snapshot is broken",
-    "SR_BACKEND_FAILURE_457": "changed-block tracking could not be read",
-    "SR_BACKEND_FAILURE_458": "changed-block tracking could not be read",
-    "VDI_NO_CBT_METADATA": "the base snapshot has no changed-block metadata",
-}
+from workers.repository import DamagedObject, DiskPoint, Repository
+from workers.xenapi import Session, XapiFailure, XapiRecord, is_gone, ref_or_none
 
 
 class BadBitmap(CbtfleetError):
@@ -41,49 +42,51 @@ class Changes:
 
     plan: Plan
     mode: Mode
-    reason: str | None
+    reason: FullReason | None
     parent: DiskPoint | None
 
 
 def changes_since(
     session: Session,
     disk: DiskSnapshot,
-    last: DiskPoint | None,
-    cbt_trouble: str | None,
+    last: LastDisk,
+    tracking: Reason | None,
     before: DiskPoint | None = None,
 ) -> Changes:
     """Asks for the changes between the last restore point's snapshot and this one.
 
-    `cbt_trouble` is why tracking can't be trusted this time, if it can't; `before` is the disk that the VM's
-    last restore point has in this drive, when that is another one. Must run before anyone connects to the
+    `tracking` is why tracking can't be built upon this time, if it can't; `before` is the disk that the VM's
+    newest restore point has in this drive, when that is another one. Must run before anyone connects to the
     new snapshot over NBD: XAPI refuses it then. Raises BitmapError or BadBitmap for an answer that doesn't
     fit the disk, XapiError for a failure that a full backup would not heal.
     """
-    if last is None:
-        first = cbt_trouble or "the first backup of this disk in this repository"
-        return _full(disk, first if before is None else _replaced(disk, before))
-    base = _base(session, last)
-    if base is None:
-        return _full(disk, cbt_trouble or "the base snapshot is no longer on the pool")
-    if cbt_trouble is not None:
-        return _full(disk, cbt_trouble, why_it_went_off(session, disk.live_uuid, base.record))
-    if base.sr_uuid != disk.sr_uuid:
-        return _full(disk, "the disk has moved to another storage repository since the last backup")
-    if not base.record["cbt_enabled"] or not disk.cbt_enabled:
-        why = why_it_went_off(session, disk.live_uuid, base.record)
-        return _full(disk, "changed-block tracking was off at one of the two snapshots", why)
-    if disk.virtual_size < last.virtual_size:
-        return _full(disk, "the disk is smaller than at the last backup")
-    doubt = may_lack_writes(session, disk, base.record)
-    if doubt is not None:
-        return _full(disk, doubt)
+    base = _base(session, last.snapshot) if isinstance(last, DiskPoint) else None
+    record = base.record if base is not None else {}
+    log = LogSinceBase(AskedMessages(session), disk.live_uuid, disk.vm_uuid, disk.power, record)
+    state = DiskState(
+        sr=disk.sr_uuid,
+        size=disk.virtual_size,
+        tracked=disk.cbt_enabled,
+        tracking=tracking,
+        last=last,
+        before=before,
+        base=Base(base.sr_uuid, bool(record["cbt_enabled"])) if base is not None else None,
+    )
+    reason = full_reason(state, log)
+    if reason is not None:
+        return Changes(Plan.full(disk.virtual_size), "full", reason, None)
+    assert base is not None, "what has no base has a reason"
+    assert isinstance(last, DiskPoint)
     try:
         answer = session.call_async("VDI.list_changed_blocks", base.ref, disk.ref)
     except XapiFailure as failure:
-        if failure.code not in _CANNOT_TELL:
+        if is_gone(failure) and ref_or_none(session, "VDI", last.snapshot) is None:
+            # another run has committed meanwhile, and cleaned up
+            return Changes(Plan.full(disk.virtual_size), "full", FullReason(BASE_GONE), None)
+        if failure.code not in CANNOT_TELL:
             raise
-        why = why_it_went_off(session, disk.live_uuid, base.record)
-        return _full(disk, f"{_CANNOT_TELL[failure.code]} ({failure.code})", why)
+        reason = FullReason(CANNOT_TELL[failure.code], log.why_off())
+        return Changes(Plan.full(disk.virtual_size), "full", reason, None)
     try:
         bitmap = base64.b64decode(answer, validate=True)
     except binascii.Error as error:
@@ -91,43 +94,38 @@ def changes_since(
     return Changes(Plan.from_bitmap(bitmap, disk.virtual_size), "incremental", None, last)
 
 
-def disk_before(points: Iterable[Point], disk: DiskSnapshot, present: Collection[str]) -> DiskPoint | None:
-    """The disk that the newest of a VM's points has in this disk's drive, when it is another one and not one
-    of those `present` (uuids): it was moved to other storage, reverted, or replaced. `points` ascend."""
-    newest = next(iter(deque(points, maxlen=1)), None)
-    for each in newest.disks if newest is not None else ():
-        if each.userdevice == disk.userdevice and each.vdi not in present:
-            return each
-    return None
+def last_disk(
+    repository: Repository, vm_uuid: str, disk: DiskSnapshot, present: Collection[str]
+) -> tuple[LastDisk, DiskPoint | None]:
+    """The disk in the newest of the VM's points that holds it; and, when none does, what `disk_before` makes
+    of the newest."""
+    try:
+        last = repository.latest_disk(vm_uuid, disk.live_uuid)
+        newest = repository.newest_point(vm_uuid) if last is None else None
+    except DamagedObject as error:
+        return Unreadable(str(error)), None
+    return last, disk_before(newest.disks, disk.userdevice, present) if newest is not None else None
+
+
+def disk_before(newest: Iterable[DiskPoint], place: str, present: Collection[str]) -> DiskPoint | None:
+    """The disk that the newest of a VM's points has in a drive, when it is none of those `present` (uuids):
+    it was moved to other storage, reverted, or replaced. `newest` are all disks of that point."""
+    return next((each for each in newest if each.userdevice == place and each.vdi not in present), None)
 
 
 @dataclass(frozen=True)
-class _Base:
+class _OnPool:
     ref: str
     record: XapiRecord
     sr_uuid: str
 
 
-def _base(session: Session, last: DiskPoint) -> _Base | None:
+def _base(session: Session, snapshot: str) -> _OnPool | None:
     try:
-        ref = session.call("VDI.get_by_uuid", last.snapshot)
+        ref = session.call("VDI.get_by_uuid", snapshot)
         record = session.call("VDI.get_record", ref)
-        return _Base(ref, record, session.call("SR.get_record", record["SR"])["uuid"])
+        return _OnPool(ref, record, session.call("SR.get_record", record["SR"])["uuid"])
     except XapiFailure as failure:
         if not is_gone(failure):
             raise
         return None
-
-
-def _replaced(disk: DiskSnapshot, before: DiskPoint) -> str:
-    if before.sr != disk.sr_uuid:
-        how = "it has moved to another storage repository"
-    elif disk.virtual_size < before.virtual_size:
-        how = "a smaller one replaced it"
-    else:
-        how = "the VM was reverted to a snapshot, or it was replaced"
-    return f"the drive held another disk ({before.vdi}) at the last backup: {how}"
-
-
-def _full(disk: DiskSnapshot, reason: str, why: str | None = None) -> Changes:
-    return Changes(Plan.full(disk.virtual_size), "full", f"{reason}: {why}" if why else reason, None)

@@ -37,6 +37,12 @@ class Drive:
     def place(self) -> str:
         return str(self.vbd.get("userdevice", ""))
 
+    @property
+    def disk(self) -> XapiRecord:
+        """The VDI's record, of a drive that was chosen: it has one."""
+        assert self.vdi is not None
+        return self.vdi
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -13,16 +13,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from scheduler.context import ControlContext
-from scheduler.planning.cbt import SWITCHED_ON, CannotTrack, TrackingStaysOff, is_on, switch_on
-from scheduler.planning.changes import BadBitmap, changes_since, disk_before
+from scheduler.planning.cbt import TrackingStaysOff, is_on, switch_on
+from scheduler.planning.changes import BadBitmap, changes_since, last_disk
 from scheduler.planning.concurrency import take_permit, take_permit_again
 from scheduler.planning.disk_choice import Drive, choose_drives, read_drives
+from scheduler.planning.full_reason import LOST_MEANWHILE, SWITCHED_ON, FullReason, Reason, left_out
 from scheduler.planning.rebaseline import keep_comparison
 from scheduler.planning.recorded import record_of, resume_vm
 from scheduler.planning.selection import select_vms
 from scheduler.planning.snapshot_hooks import SnapshotHooks
 from scheduler.planning.vm_metadata import keep_vm_metadata
 from scheduler.policies.requests import RunRequest
+from scheduler.policies.retention import FUTURE
 from scheduler.pool_objects.destruction import GRACE, Destruction
 from scheduler.pool_objects.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
 from scheduler.runs.facts import (
@@ -38,7 +40,7 @@ from scheduler.runs.values import FailedDisk, OpenRun, SkippedDrive, VmFacts
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskFacts, DiskWork
-from workers.repository import AlreadyWritten, DamagedObject
+from workers.repository import AlreadyWritten, DiskPoint
 from workers.xenapi import NotExportable, Session, XapiFailure, nbd_endpoints
 
 log = logging.getLogger(__name__)
@@ -149,13 +151,13 @@ class _VmPlanner:
         drives = self._choose(read_drives(self._session, vm))
         if drives:
             take_permit(self._context, self._session, self._request, self._run, vm, drives)
-        trouble = {drive.ref: self._switch_tracking_on(drive) for drive in drives}
+        tracking = {drive.ref: self._switch_tracking_on(drive) for drive in drives}
         drives = [drive for drive in drives if drive.ref not in self._left_out]
         works: list[DiskWork] = []
         if drives:
             snapshot = self._hooks.around(
-                [drive.vdi for drive in drives if drive.vdi is not None],
-                lambda: self._take_snapshot(vm_ref, drives, trouble),
+                [drive.disk for drive in drives],
+                lambda: self._take_snapshot(vm_ref, drives, tracking),
             )
             present = {disk.live_uuid for disk in snapshot.disks}
             previous = self._context.repository.newest_run(self._vm_uuid)
@@ -168,7 +170,7 @@ class _VmPlanner:
                 # one without a live disk was deleted while it was snapshotted
                 if not disk.live_ref or disk.live_ref in self._left_out:
                     continue
-                work = self._plan_disk(disk, trouble.get(disk.live_ref), present)
+                work = self._plan_disk(disk, tracking.get(disk.live_ref), present)
                 if work is not None:
                     works.append(work)
         failed, skipped = tuple(self._failed.values()), tuple(self._skipped)
@@ -180,8 +182,8 @@ class _VmPlanner:
         ahead = datetime.fromisoformat(snapshot.time) - datetime.now(UTC)
         if ahead > FUTURE:
             self._vm.warn(
-                f'VM "{self._vm.facts.name}": the pool\'s clock is {ahead.total_seconds() / 60:.0f} min ahead of'
-                f" this machine's ({snapshot.time}): set the time of both by NTP"
+                f'VM "{self._vm.facts.name}": the pool\'s clock is {ahead.total_seconds() / 60:.0f} min ahead'
+                f" of this machine's ({snapshot.time}): set the time of both by NTP"
             )
 
     def _choose(self, drives: list[Drive]) -> list[Drive]:
@@ -195,11 +197,11 @@ class _VmPlanner:
         return chosen
 
     def _take_snapshot(
-        self, vm_ref: str, drives: list[Drive], trouble: Mapping[str, str | None]
+        self, vm_ref: str, drives: list[Drive], tracking: Mapping[str, Reason | None]
     ) -> VmSnapshot:
         """Of the drives; one that the pool names as the reason why it refuses fails alone."""
         repository_id = self._context.repository.repository_id
-        tracked = [drive.ref for drive in drives if trouble[drive.ref] in (None, SWITCHED_ON)]
+        tracked = [drive.ref for drive in drives if tracking[drive.ref] in (None, SWITCHED_ON)]
         while True:
             try:
                 return take_vm_snapshot(
@@ -220,47 +222,41 @@ class _VmPlanner:
             ref, self._run, lambda each: each.vm_uuid == self._vm_uuid, time.monotonic() + GRACE
         )
 
-    def _switch_tracking_on(self, drive: Drive) -> str | None:
-        """Why this disk's tracking can't be trusted for this backup, if it can't. May leave the disk out."""
-        assert drive.vdi is not None
+    def _switch_tracking_on(self, drive: Drive) -> Reason | None:
+        """Why this disk's tracking can't be built upon this time, if it can't. May leave the disk out."""
         try:
-            return switch_on(self._session, drive.ref, drive.vdi)
-        except CannotTrack as error:
-            if self._request.without_tracking == "full":
-                return str(error)
-            if self._request.without_tracking == "fail":
-                self._fail_drive(drive, error)
-            else:
-                self._skip(drive.vdi["uuid"], drive.vdi["name_label"], str(error))
-                self._left_out.append(drive.ref)
+            tracking = switch_on(self._session, drive.ref, drive.disk)
         except (XapiFailure, TrackingStaysOff) as error:
             self._fail_drive(drive, error)
-        return None
+            return None
+        out = left_out(tracking, self._request.without_tracking)
+        if tracking is not None and out == "fail":
+            self._fail_drive(drive, CbtfleetError(str(FullReason(tracking))))
+        elif tracking is not None and out == "skip":
+            self._skip(drive.disk["uuid"], drive.disk["name_label"], str(FullReason(tracking)))
+            self._left_out.append(drive.ref)
+        return tracking
 
     def _plan_disk(
-        self, disk: DiskSnapshot, trouble: str | None, present: Collection[str]
+        self, disk: DiskSnapshot, tracking: Reason | None, present: Collection[str]
     ) -> DiskWork | None:
-        if trouble is None and not is_on(self._session, disk.live_ref):
-            trouble = "changed-block tracking was switched off while the snapshot was taken"
+        if tracking is None and not is_on(self._session, disk.live_ref):
+            tracking = LOST_MEANWHILE
         repository = self._context.repository
-        last = before = None
+        last, before = last_disk(repository, self._vm_uuid, disk, present)
         try:
-            last = repository.latest_disk(self._vm_uuid, disk.live_uuid)
-            if last is None:
-                before = disk_before(repository.points(self._vm_uuid), disk, present)
-        except DamagedObject as error:
-            trouble = f"the last restore point cannot be read: {error}"
-        try:
-            changes = changes_since(self._session, disk, last, trouble, before)
+            changes = changes_since(self._session, disk, last, tracking, before)
             endpoints = nbd_endpoints(self._session, disk.ref, self._disk_name(disk.name, disk.live_uuid))
             repository.keep_plan(self._run, disk.live_uuid, changes.plan)
         except (XapiFailure, NotExportable, BitmapError, BadBitmap, AlreadyWritten) as error:
             self._fail(disk.live_uuid, disk.name, error)
             return None
         name = self._disk_name(disk.name, disk.live_uuid)
-        log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, _because(changes.reason))
+        reason = str(changes.reason) if changes.reason is not None else None
+        because = f" ({reason})" if reason else ""
+        log.info("%s: %s, %d blocks%s", name, changes.mode, changes.plan.blocks, because)
         compared_with = None
-        if changes.mode == "full" and last is not None:
+        if changes.mode == "full" and isinstance(last, DiskPoint):
             compared_with = keep_comparison(repository, self._run, name, changes.plan, last)
         return DiskWork(
             run=self._run,
@@ -278,10 +274,11 @@ class _VmPlanner:
                 userdevice=disk.userdevice,
                 sr=disk.sr_uuid,
                 mode=changes.mode,
-                reason=changes.reason,
+                reason=reason,
                 changed_bytes=changes.plan.changed_bytes,
                 incremental_to=changes.parent.snapshot if changes.parent else None,
                 compared_with=compared_with,
+                insecure=not all(endpoint.tls for endpoint in endpoints),
             ),
             plan=changes.plan.pack(),
             attempts=self._request.retry.attempts,
@@ -289,11 +286,10 @@ class _VmPlanner:
         )
 
     def _fail_drive(self, drive: Drive, error: CbtfleetError) -> None:
-        assert drive.vdi is not None
         self._left_out.append(drive.ref)
         if isinstance(error, XapiFailure) and error.code.startswith("SR_"):
             error = CbtfleetError(f'{error}; it is on storage "{drive.sr.get("name_label")}"')
-        self._fail(drive.vdi["uuid"], drive.vdi["name_label"], error)
+        self._fail(drive.disk["uuid"], drive.disk["name_label"], error)
 
     def _fail(self, disk: str, name: str, error: CbtfleetError) -> None:
         line = f"{self._disk_name(name, disk)}: {error}"
@@ -305,10 +301,6 @@ class _VmPlanner:
 
     def _disk_name(self, name: str, disk: str) -> str:
         return f'VM "{self._vm.facts.name}", disk {name or disk}'
-
-
-def _because(reason: str | None) -> str:
-    return f" ({reason})" if reason else ""
 
 
 def _each_once(disks: Iterable[DiskSnapshot]) -> list[DiskSnapshot]:

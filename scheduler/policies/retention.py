@@ -19,7 +19,7 @@ _PERIODS = {"daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly
 
 
 FUTURE = timedelta(minutes=5)
-"""So far ahead of now a run's name may be: schedulers' clocks differ a little."""
+"""So far ahead of now a restore point may be dated: clocks differ a little."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,20 @@ class Decision:
     """Each rule that wants it, with its period, like `daily 2026-11-22`; empty: it is to be forgotten."""
 
 
-def decide(
-    points: Iterable[Point], policy: str, keep: Keep, zone: ZoneInfo, now: datetime
-) -> list[Decision]:
+def decide(points: Iterable[Point], policy: str, keep: Keep, zone: ZoneInfo, now: datetime) -> list[Decision]:
     """A decision for each point that `policy` made, oldest first; `points` are all those of one VM.
 
-    Age is the order of the runs, and time that of a run's name: a pool's clock decides nothing. Days, weeks,
-    months and years are those of `zone`. Points of other policies, or of none, are never forgotten and fill no
-    period; nor are those of runs that were asked for after `now`, when some scheduler's clock was ahead. The
-    newest point of a disk stays, whoever made it.
+    Age is the order of the runs, and time that of a run's name: a pool's clock decides neither. Days, weeks,
+    months and years are those of `zone`. Points of other policies, or of none, are never forgotten and fill
+    no period. Nor are those that are dated after `now`, by the pool's clock or by ours, as long as they are:
+    some clock was wrong. The newest point of a disk stays, whoever made it.
     """
     by_age = sorted(points, key=lambda point: point.order, reverse=True)
     ours = [point for point in by_age if point.policy == policy]
     kept_by: dict[str, list[str]] = {point.id: [] for point in by_age}
-    to_come = [point for point in ours if point.made > now + FUTURE]
+    to_come = [point for point in ours if _latest(point) > now + FUTURE]
     for point in to_come:
-        kept_by[point.id].append(f"asked for in the future, {point.made:%Y-%m-%d}")
+        kept_by[point.id].append(f"dated in the future, {_latest(point):%Y-%m-%d}")
     counted = [point for point in ours if point not in to_come]
     for point, reason in [*_kept_by_rules(counted, keep, zone), *_newest_of_disks(by_age)]:
         kept_by[point.id].append(reason)
@@ -69,3 +67,7 @@ def _newest_of_disks(by_age: list[Point]) -> Iterator[tuple[Point, str]]:
             if disk.vdi not in seen:
                 yield point, f"newest of disk {disk.name or disk.vdi}"
                 seen.add(disk.vdi)
+
+
+def _latest(point: Point) -> datetime:
+    return max(point.made, datetime.fromisoformat(point.time))

@@ -17,6 +17,8 @@ from workers.fleet import DiskFacts, Mode
 from workers.records import Record
 from workers.repository import VmMetadata
 
+INSECURE = "read without TLS, over a network of the purpose insecure_nbd: whoever sits on it sees the disk"
+
 RunStatus = Literal["succeeded", "partial", "failed", "cancelled", "skipped"]
 
 
@@ -41,6 +43,7 @@ class ResultRow:
     bytes_per_second: int | None = None
     point: str | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_skipped(self) -> bool:
@@ -159,6 +162,7 @@ def planned_row(vm_uuid: str, vdi: str, facts: DiskFacts) -> ResultRow:
         mode=facts.mode,
         reason=facts.reason,
         changed_bytes=facts.changed_bytes,
+        warnings=(INSECURE,) if facts.insecure else (),
     )
 
 

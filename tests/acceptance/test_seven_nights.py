@@ -39,7 +39,7 @@ FASTER = "[fleet]\ntime_scale = 0.1\n[metrics]\nscheduler_port = 0\nworker_port 
 SLOW_READS = {"nbd": "slow", "seconds": 1.0, "count": -1}
 """So that a night lasts until what is to happen in it has happened."""
 
-FIRST = "first backup|tracking was off and has been switched on"
+FIRST = "first backup|tracking is on from this backup on"
 LOST = "host went down.*VDI_CBT_METADATA_INCONSISTENT"
 MOVED = "moved to another storage repository"
 

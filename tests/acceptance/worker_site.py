@@ -27,6 +27,7 @@ from workers.broker import celery_app
 from workers.errors import CbtfleetError
 from workers.fleet import DiskProgress, Ledger, Slot
 from workers.messages import STREAM_QUEUE, STREAM_TASK
+from workers.redis_address import RedisAddress
 from workers.repository import Repository, create_repository, load_private_keys, open_store
 from workers.settings import load_settings
 
@@ -58,7 +59,7 @@ class WorkerSite:
         self.ledger = Ledger.open(self.settings)
         self.ledger.found()
         self._context = ControlContext(self.settings, self.ledger, repository, "test")
-        self._app = celery_app(self.settings.redis_url())
+        self._app = celery_app(RedisAddress.of(self.settings))
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._end = threading.Event()
         self._control = threading.Thread(target=self._pump, daemon=True)

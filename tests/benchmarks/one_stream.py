@@ -17,7 +17,7 @@ from typing import Any
 from workers.extents import Plan
 from workers.fleet import Next, Verdict
 from workers.nbd import Tls, connect
-from workers.repository import KnownHashes, PackWriter, load_worker_keys
+from workers.repository import KnownHashes, Pack, PackWriter, load_worker_keys
 from workers.repository.open import open_store
 from workers.settings import RepositorySettings
 from workers.stream.transfer import Transfer
@@ -38,9 +38,9 @@ class Counter:
         batch = next(self._left, None)
         return Next(Verdict.EMPTY if batch is None else Verdict.CONTINUE, batch)
 
-    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+    def commit(self, batch: int, read_bytes: int, pack: Pack) -> Next:
         self.read_bytes += read_bytes
-        self.stored_bytes += stored_bytes
+        self.stored_bytes += len(pack.data)
         return self.take()
 
 

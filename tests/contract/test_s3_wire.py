@@ -480,6 +480,19 @@ def test_a_put_that_succeeded_unheard_is_a_success(store: S3Store, double: Doubl
     assert double.objects["/backups/prod/a"] == b"mine" * 1000
 
 
+def test_who_may_not_read_what_it_put_is_told_that_the_key_is_taken(store: S3Store, double: Double) -> None:
+    """A worker's credentials: it knows a pack by its name, which is its hash, and may not read it back."""
+    double.faults = [
+        does_it_and_loses_the_answer,
+        refuses(412, "PreconditionFailed"),
+        refuses(403, ""),
+        refuses(403, "AccessDenied"),
+    ]
+    with pytest.raises(ObjectExists):
+        store.put_if_absent("a", b"mine")
+    assert double.objects["/backups/prod/a"] == b"mine"
+
+
 @pytest.mark.parametrize("others", [b"another one's", b"enim"])
 def test_a_retried_put_that_lost_to_another_says_so(store: S3Store, double: Double, others: bytes) -> None:
     double.objects["/backups/prod/a"] = others

@@ -303,7 +303,7 @@ def test_one_dead_host_does_not_keep_the_others_from_serving(
 
 def test_around_a_dead_host_insecure_networks_too(start: Start) -> None:
     pool = start(purpose="insecure_nbd")
-    with Session.login("lab", _settings(pool)) as session:
+    with Session.login("lab", _settings(pool, allow_insecure_nbd=True)) as session:
         disk = _disk(pool, session)
         nbd_endpoints(session, disk, "root")
         pool.set_host(pool.hosts[1].uuid, "down")

@@ -167,9 +167,10 @@ def test_every_endpoint_has_its_host(pool: SimulatedPool, session: Session) -> N
     assert explain_pool_nbd(session).problems == ()
 
 
-def test_insecure_networks(pool: SimulatedPool, session: Session) -> None:
+def test_insecure_networks(pool: SimulatedPool) -> None:
     pool.set_purpose("insecure_nbd")
-    assert {endpoint.tls for endpoint in nbd_endpoints(session, _disk(pool, session), "root")} == {False}
+    with Session.login("lab", _settings(pool, allow_insecure_nbd=True)) as session:
+        assert {endpoint.tls for endpoint in nbd_endpoints(session, _disk(pool, session), "root")} == {False}
 
 
 def test_no_purpose(pool: SimulatedPool, session: Session) -> None:

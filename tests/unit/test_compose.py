@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import typer
 import yaml
 
+from tests.conftest import redis_server_binary
+from tests.until import until
 from workers.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -73,12 +80,96 @@ def test_a_worker_gets_no_key_that_reads_a_backup_and_nobody_the_private_one() -
     assert private == ["init"]
 
 
+def test_each_service_has_its_own_credentials_for_the_store() -> None:
+    def store_secrets(name: str) -> set[str]:
+        return {secret for secret in SERVICES[name].get("secrets", []) if secret.startswith("s3_")}
+
+    every = {"s3_owner", "s3_scheduler", "s3_worker", "s3_restore"}
+    for name in SERVICES:
+        role = name.removeprefix("demo-")
+        assert store_secrets(name) == {"s3": every, "init": every}.get(role, {f"s3_{role}"} & every), name
+        if role in ("init", "scheduler", "worker"):
+            whose = "owner" if role == "init" else role
+            assert environment(name)["AWS_SHARED_CREDENTIALS_FILE"] == f"/run/secrets/s3_{whose}"
+
+
+def test_the_s3_server_is_told_of_every_user(tmp_path: Path) -> None:
+    """Its start, up to the server itself, which is not here: a program that says what it was given."""
+    (tmp_path / "secrets").mkdir()
+    shutil.copy(ROOT / "infra/compose/make-secrets.sh", tmp_path)
+    for _ in range(2):  # again: nothing changes
+        subprocess.run(["sh", str(tmp_path / "make-secrets.sh")], check=True)
+    server = tmp_path / "versitygw"
+    server.write_text('#!/bin/sh\necho "$ROOT_ACCESS_KEY_ID $ROOT_SECRET_ACCESS_KEY $*"\n')
+    server.chmod(0o755)
+    [script] = SERVICES["s3"]["command"]
+    places = {"SECRETS": f"{tmp_path}/secrets", "VGW_IAM_DIR": f"{tmp_path}/iam"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", script.replace("$$", "$")],
+        env={**places, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    def of(role: str) -> tuple[str, str]:
+        words = (tmp_path / "secrets" / f"s3_{role}").read_text().split()
+        return words[3], words[6]
+
+    assert done.stdout.split() == [*of("owner"), "posix", "/data"]
+    users = tmp_path / "iam/users.json"
+    assert users.stat().st_mode & 0o077 == 0
+    accounts = json.loads(users.read_text())["accessAccounts"]
+    assert accounts == {
+        key_id: {"access": key_id, "secret": secret, "role": "user"}
+        for key_id, secret in map(of, ("scheduler", "worker", "restore"))
+    }
+    assert len({of(role) for role in ("owner", "scheduler", "worker", "restore")}) == 4
+
+
 def test_redis_keeps_what_it_is_told_and_evicts_nothing() -> None:
-    command = " ".join(SERVICES["redis"]["command"])
+    [command] = SERVICES["redis"]["command"]
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
     assert COMPOSE["networks"]["ledger"]["internal"] is True
     assert SERVICES["redis"]["networks"] == ["ledger"]
+
+
+def test_redis_asks_for_the_password_of_its_secret(tmp_path: Path) -> None:
+    """The service's own commands, with the tools of its image replaced by ones that change nothing."""
+    secret = tmp_path / "redis_password"
+    secret.write_text("s3cret")
+    for name, program in {"docker-entrypoint.sh": 'exec "$@"', "chown": "exit 0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / name).chmod(0o700)
+    (tmp_path / "redis-server").symlink_to(redis_server_binary())
+    redis_service = SERVICES["redis"]
+
+    def here(command: str) -> str:
+        command = command.replace("$$", "$").replace("/run/secrets/", f"{tmp_path}/")
+        return command.replace("/tmp/redis.conf", f"{tmp_path}/redis.conf")
+
+    [command] = redis_service["command"]
+    place = f" --port 0 --unixsocket {tmp_path}/sock --dir {tmp_path}"
+    environment = {"PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin"}
+    script = [*redis_service["entrypoint"], here(command).rstrip() + place]
+    with subprocess.Popen(script, env=environment, stdout=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: (tmp_path / "sock").exists())
+            assert "s3cret" not in Path(f"/proc/{server.pid}/cmdline").read_text()
+            stranger = redis.Redis(unix_socket_path=f"{tmp_path}/sock")
+            with closing(stranger), pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+            with closing(redis.Redis(unix_socket_path=f"{tmp_path}/sock", password="s3cret")) as ours:
+                assert ours.ping()
+            assert (tmp_path / "redis.conf").stat().st_mode & 0o777 == 0o600
+        finally:
+            server.terminate()
+    assert redis_service["healthcheck"]["test"][0] == "CMD-SHELL"
+    assert "redis_password" in redis_service["secrets"]
+    for name in OURS:
+        if "redis" in str(SERVICES[name].get("depends_on", "")):
+            assert "redis_password" in SERVICES[name]["secrets"], name
 
 
 def test_workers_can_be_many() -> None:
@@ -99,6 +190,8 @@ def test_the_configuration_in_the_containers_loads(name: str) -> None:
     settings = load_settings(ROOT / COMPOSE["configs"]["cbtfleet"]["file"], environment(name))
     host, port = re.fullmatch(r"redis://(\w+):(\d+)/0", settings.redis_url()).groups()  # type: ignore[union-attr]
     assert (host, port) == ("redis", "6379")
+    assert str(settings.redis.password_file) == "/run/secrets/redis_password"
+    assert "redis_password" in SERVICES[name]["secrets"]
     assert settings.repository.endpoint_url == "http://s3:7070"
     assert SERVICES["s3"]["environment"]["VGW_PORT"] == ":7070"
     mounted = {f"/run/secrets/{secret}" for secret in SERVICES[name]["secrets"]}
@@ -130,7 +223,10 @@ def test_the_health_check_reaches_redis(
     monkeypatch.chdir(ROOT)
     configuration = str(ROOT / COMPOSE["configs"]["cbtfleet"]["file"])
     for url, healthy in ((redis_url, True), (f"unix://{tmp_path}/none", False)):
+        password = tmp_path / "password"
+        password.write_text("any\n")
         settings = {"CBTFLEET_CONFIG": configuration, "CBTFLEET_REDIS__URL": url}
+        settings["CBTFLEET_REDIS__PASSWORD_FILE"] = str(password)
         done = subprocess.run([sys.executable, *arguments], env=settings, capture_output=True)
         assert (done.returncode == 0) is healthy
 

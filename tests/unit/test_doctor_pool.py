@@ -140,9 +140,9 @@ def other(pool: SimulatedPool) -> str:
             lambda pool: pool.set_purpose("insecure_nbd"),
             lambda pool: pool.set_purpose("nbd"),
             "pool.networks",
-            "warning",
-            "insecure_nbd: disks cross it unencrypted",
-            "the purpose nbd",
+            "failed",
+            "insecure_nbd, which has no TLS: nothing is read over it",
+            "the purpose nbd instead, or set allow_insecure_nbd = true",
         ),
         (
             update("PIF", IP="", IPv6=[]),

@@ -49,6 +49,16 @@ def restore_disk(command: CommandLine, watch: Callable[[], PowerCut]) -> tuple[P
     return cut, [Path(command.json("restore", point.id, "--to", str(command.folder / "disk"))["file"])]
 
 
+def restore_disk_again(command: CommandLine, watch: Callable[[], PowerCut]) -> tuple[PowerCut, list[Path]]:
+    command("init")
+    point, _ = back_up(command)
+    target = command.folder / "disk"
+    target.write_text("of another point")
+    target.chmod(0o644)
+    cut = watch()
+    return cut, [Path(command.json("restore", point.id, "--force", "--to", str(target))["file"])]
+
+
 def restore_metadata(command: CommandLine, watch: Callable[[], PowerCut]) -> tuple[PowerCut, list[Path]]:
     command("init")
     point, _ = back_up(command, metadata=METADATA)
@@ -70,7 +80,9 @@ def restore_metadata_again(
     return cut, [Path(command.json(*args)["file"])]
 
 
-@pytest.mark.parametrize("make", [init, recover, restore_disk, restore_metadata, restore_metadata_again])
+@pytest.mark.parametrize(
+    "make", [init, recover, restore_disk, restore_disk_again, restore_metadata, restore_metadata_again]
+)
 def test_it_is_safe_from_a_power_cut_and_nobody_else_may_read_it(
     command: CommandLine,
     make: Callable[[CommandLine, Callable[[], PowerCut]], tuple[PowerCut, list[Path]]],

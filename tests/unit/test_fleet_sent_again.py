@@ -11,6 +11,7 @@ import pytest
 from tests.fleet_clock import Fleet, disk_work
 from tests.lossy_relay import relay_to
 from workers.fleet import Ledger, LedgerUnreachable, Next, Outcome, Step, Timing, Verdict
+from workers.repository import Pack
 from workers.stream.lease import LeaseKeeper
 from workers.stream.reports import NoReports
 from workers.stream.stream import _Batches
@@ -132,7 +133,8 @@ def test_a_stream_that_gets_no_answer_asks_again_for_the_same_batch(
         relay.lose = lost
         assert batches.take().batch == 1
         relay.lose = lost
-        assert batches.commit(0, 1, 1).batch == 2
+        pack = Pack("packs/d1/run/0", memoryview(b"x"), 1, 0, 1, b"a hash of it")
+        assert batches.commit(0, 1, pack).batch == 2
         relay.lose = 2
         with pytest.raises(LedgerUnreachable):
             ledger.take(grant, "node/1")

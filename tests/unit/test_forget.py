@@ -58,7 +58,8 @@ def commit(
         DiskPoint(disk, disk, "0", 0, f"s-{disk}", "sr", "full", None, 0, 0, 0, ()) for disk in disks or (vm,)
     )
     time = f"2026-11-{time}:00Z"
-    made = Point(point_id(time, f"u-{vm}"), vm, f"u-{vm}", time, time, "lab", rows, policy)
+    run = f"{time.replace('-', '').replace(':', '')}-0a1b2c"
+    made = Point(point_id(run, f"u-{vm}"), vm, f"u-{vm}", time, run, "lab", rows, policy)
     with repository(site) as opened:
         opened.commit_point(made)
     return made

@@ -11,6 +11,7 @@ from scheduler.steps import StepTask
 from workers.broker import celery_app
 from workers.messages import Grant, NotAMessage, Step
 from workers.node.tasks import StreamTask
+from workers.redis_address import RedisAddress
 from workers.settings import Settings
 
 GRANT = Grant("lab", "h1", 0, 1, "run", "disk")
@@ -46,7 +47,9 @@ def test_what_is_no_message_of_ours_is_refused_in_one_line(kind: type[Grant | St
 
 def test_the_tasks_drop_it_with_that_line(caplog: pytest.LogCaptureFixture) -> None:
     settings = Settings.model_validate({"repository": {"url": "file:///nowhere"}})
-    celery_app("redis://127.0.0.1:1/0").register_task(StreamTask(settings, "node")).run({"slot": "0"})
+    celery_app(RedisAddress("redis://127.0.0.1:1/0")).register_task(StreamTask(settings, "node")).run(
+        {"slot": "0"}
+    )
     StepTask(None, lambda step, seconds: None).run("text")  # type: ignore[arg-type]
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert [record.exc_info for record in caplog.records] == [None, None]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from workers.repository import DiskPoint, Point, point_id
 VM = "0c1d7b52-5c0a-4f0e-9a53-1f6c2f3b7a10"
 ZONE = ZoneInfo("UTC")
 LONDON = ZoneInfo("Europe/London")
+LATER = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def point(time: str, *disks: str, policy: str | None = "nightly") -> Point:
@@ -23,11 +25,16 @@ def point(time: str, *disks: str, policy: str | None = "nightly") -> Point:
         DiskPoint(disk, disk, "0", 1 << 20, f"snapshot-{disk}", "sr", "full", None, 0, 0, 0, ())
         for disk in disks or ("root",)
     )
-    return Point(point_id(time, VM), "web", VM, f"{time}Z", time, "lab", rows, policy)
+    run = run_of(time)
+    return Point(point_id(run, VM), "web", VM, f"{time}Z", run, "lab", rows, policy)
+
+
+def run_of(time: str) -> str:
+    return f"{time.replace('-', '').replace(':', '')}Z-0a1b2c"
 
 
 def kept(points: Iterable[Point], zone: ZoneInfo = ZONE, **keep: int) -> list[str]:
-    decisions = decide(points, "nightly", Keep(**keep), zone)
+    decisions = decide(points, "nightly", Keep(**keep), zone, LATER)
     return [decision.point.time.removesuffix("Z") for decision in decisions if decision.kept_by]
 
 
@@ -98,11 +105,55 @@ def test_points_of_others_are_not_decided_about_and_fill_no_period() -> None:
         point("2026-01-02T01:00:00"),
         point("2026-01-02T12:00:00", policy="hourly"),
     ]
-    decisions = decide(points, "nightly", Keep(daily=1), ZONE)
+    decisions = decide(points, "nightly", Keep(daily=1), ZONE, LATER)
     assert [(each.point.time, each.kept_by) for each in decisions] == [
         ("2026-01-01T01:00:00Z", ()),
         ("2026-01-02T01:00:00Z", ("daily 2026-01-02",)),
     ]
+
+
+def test_the_order_is_that_of_the_runs_whatever_the_pools_clock_said() -> None:
+    """It was put back by a month, and is a day behind since."""
+    points = [
+        replace(point("2026-01-01T01:00:00"), time="2026-02-01T01:00:00Z"),
+        replace(point("2026-01-02T01:00:00"), time="2026-01-01T01:00:00Z"),
+        replace(point("2026-01-03T01:00:00"), time="2026-01-02T01:00:00Z"),
+    ]
+    decisions = decide(reversed(points), "nightly", Keep(last=1, daily=2), ZONE, LATER)
+    assert [each.point.run for each in decisions] == [each.run for each in points]
+    assert [each.kept_by for each in decisions] == [
+        (),
+        ("daily 2026-01-02",),
+        ("last", "daily 2026-01-03", "newest of disk root"),
+    ]
+
+
+def test_points_from_the_future_fill_no_place_and_stay() -> None:
+    """For two nights the pool's clock was 30 days ahead."""
+    nights = nightly("2026-01-01T01:00:00", 5)
+    ahead = [
+        replace(
+            each, time=(datetime.fromisoformat(each.time) + timedelta(days=30)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        )
+        for each in nights[:2]
+    ]
+    for night in range(3, 6):
+        now = datetime(2026, 1, night, 2, tzinfo=UTC)
+        points = [*ahead, *nights[2:night]]
+        decisions = decide(points, "nightly", Keep(last=2), ZONE, now)
+        stay = [each.point for each in decisions if each.kept_by]
+        assert stay == [*ahead, *nights[2:night][-2:]], f"night {night}"
+        assert decisions[0].kept_by == ("dated in the future, 2026-01-31",)
+    decisions = decide([*ahead, *nights[2:]], "nightly", Keep(last=2), ZONE, LATER)
+    assert [each.point for each in decisions if each.kept_by] == nights[3:]
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(299, True), (301, False)])
+def test_clocks_differ_a_little(seconds: int, counts: bool) -> None:
+    now = datetime(2026, 1, 1, 1, tzinfo=UTC)
+    made = point((now + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat())
+    [decision] = decide([made], "nightly", Keep(last=1), ZONE, now)
+    assert ("last" in decision.kept_by) == counts
 
 
 KEEPS = st.fixed_dictionaries(
@@ -129,7 +180,7 @@ POINTS = st.lists(
 def test_a_disk_never_loses_its_newest_point_and_forgetting_twice_forgets_no_more(
     points: list[Point], keep: dict[str, int]
 ) -> None:
-    decisions = decide(points, "nightly", Keep(**keep), LONDON)
+    decisions = decide(points, "nightly", Keep(**keep), LONDON, LATER)
     gone = {decision.point.id for decision in decisions if not decision.kept_by}
     stay = [each for each in points if each.id not in gone]
     assert all(each.policy == "nightly" for each in points if each.id in gone)
@@ -139,7 +190,7 @@ def test_a_disk_never_loses_its_newest_point_and_forgetting_twice_forgets_no_mor
     ours = [each for each in points if each.policy == "nightly"]
     assert {each.id for each in ours[-keep["last"] :] if keep["last"]}.isdisjoint(gone)
     assert len(ours) - len(gone) <= sum(keep.values()) + 3  # three disks
-    assert all(each.kept_by for each in decide(stay, "nightly", Keep(**keep), LONDON))
+    assert all(each.kept_by for each in decide(stay, "nightly", Keep(**keep), LONDON, LATER))
 
 
 @settings(deadline=None, max_examples=40)
@@ -150,12 +201,14 @@ def test_night_after_night_comes_to_the_same_as_once(points: list[Point], keep: 
         store.append(each)
         gone = {
             decision.point.id
-            for decision in decide(store, "nightly", Keep(**keep), LONDON)
+            for decision in decide(store, "nightly", Keep(**keep), LONDON, LATER)
             if not decision.kept_by
         }
         store = [old for old in store if old.id not in gone]
     at_once = {
-        decision.point.id for decision in decide(points, "nightly", Keep(**keep), LONDON) if decision.kept_by
+        decision.point.id
+        for decision in decide(points, "nightly", Keep(**keep), LONDON, LATER)
+        if decision.kept_by
     }
     assert {each.id for each in store if each.policy == "nightly"} == at_once
 

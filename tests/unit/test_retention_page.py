@@ -40,7 +40,7 @@ def fates(example: str) -> list[tuple[str, str]]:
     zone = ZoneInfo(settings.get("timezone", "UTC"))
     decided = {
         each.point.id: "kept: " + ", ".join(each.kept_by) if each.kept_by else "forgotten"
-        for each in decide(points, "nightly", Keep(**settings["keep"]), zone)
+        for each in decide(points, "nightly", Keep(**settings["keep"]), zone, points[-1].made)
     }
     return [
         (row["time"], decided.get(each.id, "not asked"))

@@ -13,6 +13,7 @@ from workers.broker import celery_app
 from workers.fleet import Ledger, LedgerUnreachable
 from workers.messages import Grant, Step
 from workers.node.tasks import StreamTask
+from workers.redis_address import RedisAddress
 from workers.settings import Settings
 
 
@@ -22,7 +23,7 @@ def test_a_grant_that_comes_while_redis_is_away_is_one_line(
     settings = Settings.model_validate(
         {"repository": {"url": f"file://{tmp_path}"}, "redis": {"url": "redis://127.0.0.1:1/0"}}
     )
-    task = celery_app(settings.redis_url()).register_task(StreamTask(settings, "node"))
+    task = celery_app(RedisAddress.of(settings)).register_task(StreamTask(settings, "node"))
     task.run(Grant("lab", "h1", 0, 1, "run", "disk").as_message())
     [record] = caplog.records
     assert record.levelno == logging.WARNING

@@ -77,10 +77,10 @@ class Batches:
         with self._lock:
             return self._next()
 
-    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+    def commit(self, batch: int, read_bytes: int, pack: Pack) -> Next:
         with self._lock:
             assert batch not in self.committed
-            self.committed[batch] = (read_bytes, stored_bytes)
+            self.committed[batch] = (read_bytes, len(pack.data))
             self.held -= 1
             return self._next()
 
@@ -107,7 +107,7 @@ class PlainPack:
         self.plain += plain
 
     def finish(self) -> Pack:
-        return Pack(f"packs/{self.batch}", memoryview(self.plain), len(self.blocks), 0, len(self.plain))
+        return Pack(f"packs/{self.batch}", memoryview(self.plain), len(self.blocks), 0, len(self.plain), b"")
 
 
 def disk_and_plan(seed: int, blocks: int, density: float, tail: int = 0) -> tuple[np.ndarray, Plan]:
@@ -258,9 +258,9 @@ def test_a_batch_is_committed_when_its_pack_is_stored_and_not_before() -> None:
     happened: list[str] = []
 
     class Noting(Batches):
-        def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+        def commit(self, batch: int, read_bytes: int, pack: Pack) -> Next:
             happened.append(f"committed {batch}")
-            return super().commit(batch, read_bytes, stored_bytes)
+            return super().commit(batch, read_bytes, pack)
 
     def put(pack: Pack) -> None:
         happened.append(f"stored {pack.key.removeprefix('packs/')}")

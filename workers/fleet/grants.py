@@ -83,10 +83,12 @@ class Grants:
         """
         return bool(self._scripts.call("free_slot", pool, host, number, request_id()))
 
-    def node_alive(self, node: str, processes: int, spare: int = 0) -> None:
+    def node_alive(self, node: str, processes: int, spare: int = 0, credentials: str = "") -> None:
         """Says that `node` runs `processes` streams, and has `spare` more worker processes for while some of
-        its streams wait long for their host (`Timing.slow_open`). To be repeated within `Timing.node`."""
-        self._scripts.call("node_alive", plain("node", node), processes, spare)
+        its streams wait long for their host (`Timing.slow_open`). To be repeated within `Timing.node`.
+
+        `credentials` marks those that it has for the store (`credentials_mark`)."""
+        self._scripts.call("node_alive", plain("node", node), processes, spare, credentials)
 
     def node_drain(self, node: str) -> None:
         """Takes the node out of service: its streams are told DRAIN, its processes get no grants."""
@@ -100,7 +102,8 @@ class Grants:
         """The live worker nodes."""
         rows = self._scripts.call("nodes")
         nodes = [
-            Node(text(name), processes, busy, bool(draining)) for name, processes, busy, draining in rows
+            Node(text(name), processes, busy, bool(draining), text(credentials))
+            for name, processes, busy, draining, credentials in rows
         ]
         return sorted(nodes, key=lambda node: node.name)
 

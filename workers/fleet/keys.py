@@ -29,6 +29,7 @@ KEYS = {
     "errors": "cbtfleet:errors:",
     "done": "cbtfleet:done:",
     "returned": "cbtfleet:returned:",
+    "packs": "cbtfleet:packs:",
     "troubled": "cbtfleet:troubled",
     # waiting
     "groups": "cbtfleet:groups",
@@ -50,6 +51,7 @@ KEYS = {
     "draining": "cbtfleet:draining",
     "busy": "cbtfleet:busy",
     "spare": "cbtfleet:spare",
+    "credentials": "cbtfleet:credentials",
     "counters": "cbtfleet:counters",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -18,6 +17,7 @@ from workers.fleet.scripts import RedisClient, Scripts, address, translated
 from workers.fleet.steps import Steps
 from workers.fleet.streams import Streams
 from workers.fleet.timing import Limits, Timing
+from workers.redis_address import RedisAddress
 from workers.settings import Settings
 
 OLDEST_REDIS = (6, 2)
@@ -64,6 +64,7 @@ class Ledger:
 
         progress = Progress(scripts)
         self.vm_disks = progress.vm_disks
+        self.committed_packs = progress.committed_packs
         self.disk_facts = progress.disk_facts
         self.progress = progress.progress
 
@@ -112,12 +113,11 @@ class Ledger:
         self.release = streams.release
 
     @classmethod
-    def from_url(cls, url: str, timing: Timing = Timing(), limits: Limits = Limits()) -> Ledger:  # noqa: B008
-        """Connects. Raises LedgerUnreachable when nothing answers, and LedgerUnsuitable for a bad address, a
-        Redis older than 6.2, or Redis Cluster (the scripts touch many keys at once)."""
+    def at(cls, address: RedisAddress, timing: Timing = Timing(), limits: Limits = Limits()) -> Ledger:  # noqa: B008
+        """Connects. Raises LedgerUnreachable when nothing answers or another than ours, and LedgerUnsuitable
+        for a bad address, a Redis older than 6.2, or Redis Cluster (the scripts touch many keys at once)."""
         try:
-            client = Redis.from_url(
-                url,
+            client = address.client(
                 socket_timeout=SOCKET_TIMEOUT,
                 socket_connect_timeout=SOCKET_TIMEOUT,
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.1), retries=1),
@@ -134,9 +134,15 @@ class Ledger:
         return cls(client, timing, limits)
 
     @classmethod
+    def from_url(cls, url: str, timing: Timing = Timing(), limits: Limits = Limits()) -> Ledger:  # noqa: B008
+        """As `at`, for an address that is all in its url."""
+        return cls.at(RedisAddress(url), timing, limits)
+
+    @classmethod
     def open(cls, settings: Settings) -> Ledger:
-        """The ledger of a configuration: its Redis, its durations. Raises what `from_url` raises."""
-        return cls.from_url(settings.redis_url(), Timing().scaled(settings.fleet.time_scale))
+        """The ledger of a configuration: its Redis, its durations. Raises what `at` raises, and
+        ConfigurationError when a file of the address cannot be read."""
+        return cls.at(RedisAddress.of(settings), Timing().scaled(settings.fleet.time_scale))
 
     def close(self) -> None:
         """Closes the connections to Redis."""
@@ -146,7 +152,7 @@ class Ledger:
 def _check_suitable(client: RedisClient) -> None:
     with translated(client):
         server: dict[str, object] = client.info("server")
-    version = str(server["redis_version"])
+    version = str(server.get("redis_version", "unknown"))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_REDIS:
         raise LedgerUnsuitable(
             f"Redis at {address(client)} is version {version}; cbtfleet needs 6.2 or newer"

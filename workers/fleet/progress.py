@@ -37,6 +37,11 @@ class Progress:
             for disk, fields, facts, error in rows
         ]
 
+    def committed_packs(self, run: str, disk: str) -> bytes:
+        """16 bytes a batch: the hash in the name of the pack that was committed for it; zeros, or no more
+        bytes, where none is known, as Redis forgot it. Until the disk's VM is finished."""
+        return self._scripts.command("GET", f"{KEYS['packs']}{run}/{disk}") or b""
+
     def disk_facts(self, run: str, disks: Sequence[str]) -> dict[str, DiskFacts]:
         """The facts of these disks of the run, those that are known and can be read."""
         rows = self._scripts.command("HMGET", KEYS["facts"] + run, *disks) if disks else []

@@ -18,6 +18,7 @@ from redis.commands.core import Script
 from workers.fleet.errors import LedgerError, LedgerUnreachable, StepLost, UnknownToLedger
 from workers.fleet.keys import KEYS
 from workers.fleet.timing import Limits, Timing
+from workers.redis_address import why_not_trusted
 
 FOLDER = Path(__file__).with_name("lua")
 PRELUDES = "prelude"
@@ -141,8 +142,9 @@ def translated(client: RedisClient) -> Iterator[None]:
     except exceptions.AuthenticationError as error:
         raise LedgerUnreachable(f"Redis at {address(client)} refuses the user name or password") from error
     except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
+        where, said = address(client), _first_line(str(error)) or type(error).__name__
         raise LedgerUnreachable(
-            f"Redis at {address(client)} does not answer: {_first_line(str(error)) or type(error).__name__}"
+            why_not_trusted(error, where) or f"Redis at {where} does not answer: {said}"
         ) from error
     except exceptions.ResponseError as error:
         raise _refusal(str(error), address(client)) from error

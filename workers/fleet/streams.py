@@ -55,12 +55,21 @@ class Streams:
         named = call_number() if number is None else number
         return _next(self._scripts.call("take", *_parts(grant), owner, named))
 
-    def commit(self, grant: Grant, batch: int, read_bytes: int, stored_bytes: int, owner: str = "") -> Next:
+    def commit(
+        self,
+        grant: Grant,
+        batch: int,
+        read_bytes: int,
+        stored_bytes: int,
+        owner: str = "",
+        pack: bytes = b"",
+    ) -> Next:
         """Counts the batch, whose pack is in the bucket, unless it was counted; reserves the next and renews.
 
-        With FENCE nothing was counted. Calling it again after LedgerUnreachable is fine.
+        `pack` is the hash in the pack's name: of several packs of a batch the one counts that was committed
+        (`committed_packs`). With FENCE nothing was counted. Calling it again after LedgerUnreachable is fine.
         """
-        arguments = (*_parts(grant), owner, batch, read_bytes, stored_bytes)
+        arguments = (*_parts(grant), owner, batch, read_bytes, stored_bytes, pack)
         return _next(self._scripts.call("commit", *arguments))
 
     def renew(self, grants: Sequence[Grant], owner: str = "") -> list[bool]:

@@ -17,7 +17,8 @@ class DiskFacts(Record):
     """What a plan says of a disk, for who streams, finishes or shows it.
 
     `sr` is a uuid. `incremental_to` is the VDI snapshot (uuid) that the changes count from; `compared_with`
-    the one whose restore point a full is compared with, block by block.
+    the one whose restore point a full is compared with, block by block. `insecure`: it was planned for a
+    network without TLS.
     """
 
     vm_name: str
@@ -29,6 +30,7 @@ class DiskFacts(Record):
     changed_bytes: int
     incremental_to: str | None = None
     compared_with: str | None = None
+    insecure: bool = False
 
 
 _COMPRESSED = b"\x00zlib\x00"
@@ -174,6 +176,8 @@ class Node:
     processes: int
     busy: int
     draining: bool
+    credentials: str = ""
+    """Marks those that it has for the store, as it says itself; empty when it does not say."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from workers.node.fitness import try_sealing
 from workers.node.metrics import WorkerMetrics
 from workers.node.supervisor import Supervisor
 from workers.node.tasks import node_name, register_stream_task, report_to
-from workers.repository import load_worker_keys, open_store
-from workers.settings import PASSPHRASE, MetricsSettings, Settings, load_settings
+from workers.redis_address import RedisAddress
+from workers.repository import credentials_mark, load_worker_keys, open_store
+from workers.service_start import start_without_passphrase
+from workers.settings import MetricsSettings, Settings, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +42,15 @@ REPLACE_EVERY = 1.0
 class Heartbeat:
     """Tells the ledger every few seconds that this node lives and how many streams it can run."""
 
-    def __init__(self, ledger: Ledger, node: str, processes: int, spare: int = 0) -> None:
+    def __init__(
+        self, ledger: Ledger, node: str, processes: int, spare: int = 0, credentials: str = ""
+    ) -> None:
+        """`credentials` marks those for the store."""
         self._ledger = ledger
         self._node = node
         self._processes = processes
         self._spare = spare
+        self._credentials = credentials
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -58,7 +64,7 @@ class Heartbeat:
                 if is_new:  # a container keeps name and process id: one killed while it drained was us
                     self._ledger.node_gone(self._node)
                     is_new = False
-                self._ledger.node_alive(self._node, self._processes, self._spare)
+                self._ledger.node_alive(self._node, self._processes, self._spare, self._credentials)
             except LedgerError as error:
                 log.warning("%s", error)
             if self._end.wait(self._ledger.timing.renew_every):
@@ -82,13 +88,6 @@ class Heartbeat:
             log.warning("%s", error)
 
 
-def start_without_passphrase() -> None:
-    """Becomes the same program without it, as the kernel keeps and shows the environment of a start."""
-    if PASSPHRASE in os.environ:
-        kept = {name: value for name, value in os.environ.items() if name != PASSPHRASE}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
-
-
 def without_secrets_of_others(settings: Settings) -> Settings:
     """The settings as a worker may have them: the keys that read backups are not even named.
 
@@ -107,11 +106,15 @@ def without_secrets_of_others(settings: Settings) -> Settings:
     return settings.model_copy(update={"repository": kept})
 
 
-def check_start(settings: Settings) -> None:
-    """Finds out now, in one line, what would otherwise fail every stream. Raises CbtfleetError."""
+def check_start(settings: Settings) -> str:
+    """Finds out now, in one line, what would otherwise fail every stream. Raises CbtfleetError.
+
+    Returns the mark of this node's credentials for the store.
+    """
     store = open_store(settings.repository)
     try:
         keys = load_worker_keys(store, settings.repository)
+        credentials = credentials_mark(store)
     finally:
         store.close()
     try_sealing(keys)
@@ -120,6 +123,7 @@ def check_start(settings: Settings) -> None:
             pool.read_password()
         except ConfigurationError as error:
             raise ConfigurationError(f"pools.{name}.{error}") from error
+    return credentials
 
 
 def spare_processes(concurrency: int) -> int:
@@ -137,12 +141,12 @@ def run_node(settings: Settings, concurrency: int) -> None:
 
     Raises CbtfleetError when it cannot start, MachineUnfit or NodeUnfit when this machine must not work.
     """
-    check_start(settings)
+    credentials = check_start(settings)
     ledger = Ledger.open(settings)
     node = node_name()
     spare = spare_processes(concurrency)
     metrics = WorkerMetrics(concurrency + spare)
-    heartbeat = Heartbeat(ledger, node, concurrency, spare)
+    heartbeat = Heartbeat(ledger, node, concurrency, spare, credentials)
     supervisor = Supervisor(ledger, metrics, stop_this_node)
     supervisor.start()
     served = serve_metrics(
@@ -151,7 +155,7 @@ def run_node(settings: Settings, concurrency: int) -> None:
         settings.metrics.worker_port,
         usual_port=MetricsSettings().worker_port,
     )
-    app = celery_app(settings.redis_url())
+    app = celery_app(RedisAddress.of(settings))
     register_stream_task(app, settings, node, lambda: report_to(supervisor.address))
 
     def ready(sender: Any, **_: object) -> None:

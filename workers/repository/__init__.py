@@ -7,6 +7,7 @@ from workers.repository.errors import (
     AlreadyWritten,
     ConfigUntrue,
     DamagedObject,
+    DisagreeingPacks,
     MissingBatches,
     PointAmbiguous,
     PointNotFound,
@@ -28,8 +29,14 @@ from workers.repository.load_keys import (
     load_worker_keys,
 )
 from workers.repository.naming import PackName, point_id
-from workers.repository.newest import ListedPoint, list_points, newest_disks
-from workers.repository.object_lock import ObjectLock, object_lock_of
+from workers.repository.newest import ListedPoint, NewestDisks, list_points, newest_disks
+from workers.repository.object_lock import (
+    ObjectLock,
+    Versioning,
+    credentials_mark,
+    object_lock_of,
+    versioning_of,
+)
 from workers.repository.open import (
     open_store,
 )
@@ -74,6 +81,7 @@ __all__ = [
     "CredentialsMissing",
     "Damage",
     "DamagedObject",
+    "DisagreeingPacks",
     "DiskPoint",
     "FileNotWritten",
     "FrameReader",
@@ -82,6 +90,7 @@ __all__ = [
     "ListedPoint",
     "MetadataKeys",
     "MissingBatches",
+    "NewestDisks",
     "ObjectExists",
     "ObjectInfo",
     "ObjectLock",
@@ -113,12 +122,14 @@ __all__ = [
     "TargetExists",
     "Tell",
     "Verified",
+    "Versioning",
     "VmMetadata",
     "WorkerKeys",
     "check_config",
     "check_order",
     "configured_passphrase",
     "create_repository",
+    "credentials_mark",
     "honours_put_if_absent",
     "list_points",
     "load_metadata_keys",
@@ -138,5 +149,6 @@ __all__ = [
     "restore_disk",
     "sign_order",
     "verify_points",
+    "versioning_of",
     "write_file",
 ]

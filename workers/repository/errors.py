@@ -38,6 +38,17 @@ class MissingBatches(RepositoryError):
         self.numbers = tuple(numbers)
 
 
+class DisagreeingPacks(RepositoryError):
+    """A batch has packs of different content, and which one was committed is not known."""
+
+    def __init__(self, disk: str, run: str, batch: int) -> None:
+        super().__init__(
+            f"disk {disk}, run {run}: batch {batch} has packs that differ, and which one was committed is not"
+            " known; somebody may have put one of them: find out who can write to the store"
+        )
+        self.batch = batch
+
+
 class SealCheckFailed(RepositoryError, MachineUnfit):
     """A frame that was just sealed does not give its block back."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from workers.repository.errors import DamagedObject
 from workers.repository.keys import MetadataKeys
 from workers.repository.naming import PointName, run_time
-from workers.repository.point import DiskPoint, decode_point
+from workers.repository.point import DiskPoint, Point, decode_point
 from workers.repository.sealed_objects import SealedObjects
-from workers.repository.store import Store
+from workers.repository.store import ObjectMissing, Store
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,41 @@ def list_points(store: Store) -> dict[str, list[ListedPoint]]:
     return found
 
 
+@dataclass(frozen=True)
+class NewestDisks:
+    """What the newest points of one VM tell of its disks."""
+
+    disks: Mapping[str, DiskPoint]
+    """By uuid of the live VDI: the disk in the newest point that holds it."""
+    newest: tuple[DiskPoint, ...] = ()
+    """All disks of the newest point, when a point was read at all."""
+    damage: str = ""
+    """Which point could not be read, and why: what `disks` lacks may be in it."""
+
+
 def newest_disks(
     store: Store, keys: MetadataKeys, points: Sequence[ListedPoint], disks: Collection[str], most: int
-) -> dict[str, DiskPoint]:
+) -> NewestDisks:
     """Each of the disks (uuids of live VDIs) as it is in the newest of one VM's points that holds it.
 
-    Reads `most` points at most, the newest first; a disk that none of them holds is missing. Raises
-    DamagedObject, ObjectMissing when a point was forgotten meanwhile, or another StoreError.
+    Reads `most` points at most, the newest first, and none beyond a damaged one. A point that was forgotten
+    meanwhile is passed over. Raises StoreError.
     """
     found: dict[str, DiskPoint] = {}
+    newest: Point | None = None
+    damage = ""
     for listed in list(reversed(points))[:most]:
-        if found.keys() >= set(disks):
+        if damage or found.keys() >= set(disks):
             break
-        point = decode_point(SealedObjects(store, keys).get(listed.key), listed.key)
+        try:
+            point = decode_point(SealedObjects(store, keys).get(listed.key), listed.key)
+        except ObjectMissing:
+            continue
+        except DamagedObject as error:
+            damage = str(error)
+            continue
+        newest = newest or point
         for disk in point.disks:
             if disk.vdi in disks:
                 found.setdefault(disk.vdi, disk)
-    return found
+    return NewestDisks(found, newest.disks if newest is not None else (), damage)

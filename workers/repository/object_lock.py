@@ -1,8 +1,11 @@
-"""Whether a store locks what is put into it: a question for people, nothing here depends on the answer."""
+"""Whether a store keeps what was put, and whose credentials we have: told to people, decides nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from blake3 import blake3
 
 from workers.repository.s3_store import S3Store
 from workers.repository.store import Store
@@ -32,3 +35,25 @@ def object_lock_of(store: Store) -> ObjectLock | None:
     return ObjectLock(
         True, found.get("ObjectLockEnabled") == "Enabled", f"{length}, {mode}" if length else ""
     )
+
+
+Versioning = Literal["on", "off", "suspended", "not known"]
+
+
+def versioning_of(store: Store) -> Versioning | None:
+    """Whether the bucket keeps older versions; None for a store that has no such thing. Raises nothing."""
+    if not isinstance(store, S3Store):
+        return None
+    found = store.versioning()
+    if found is None:
+        return "not known"
+    return "on" if found == "Enabled" else "suspended" if found == "Suspended" else "off"
+
+
+def credentials_mark(store: Store) -> str:
+    """16 hexadecimal digits, the same for the same access key id; empty where there is none.
+
+    Short-lived credentials have another id each time, so equal marks tell more than different ones.
+    """
+    key_id = store.access_key_id() if isinstance(store, S3Store) else ""
+    return blake3(key_id.encode()).hexdigest(length=8) if key_id else ""

@@ -48,6 +48,8 @@ class Pack:
     blocks: int
     holes: int
     plain_bytes: int
+    hash: bytes = field(repr=False)
+    """Of `data`, as in its name."""
 
 
 class PackWriter:
@@ -127,7 +129,7 @@ class PackWriter:
         data = self._buffer[: self._end]
         _, disk, run, batch = self._place
         name = PackName(disk, run, batch, blake3(data).digest(length=HASH_SIZE))
-        return Pack(name.key, data, len(numbers), self._kinds.count(Kind.HOLE), self._plain_bytes)
+        return Pack(name.key, data, len(numbers), self._kinds.count(Kind.HOLE), self._plain_bytes, name.hash)
 
     def _accept(self, blocks: npt.NDArray[np.int64], plain: memoryview) -> None:
         ascending = int(blocks[0]) > self._last and bool(np.all(np.diff(blocks) > 0))

@@ -1,16 +1,22 @@
-"""The packs that a run has put for one disk, and their indexes, read back batch by batch."""
+"""The packs that a run has put for one disk, and their indexes, read back batch by batch.
+
+A batch may have several: a worker was taken for dead and was not, or somebody who can write to the store
+has put one. The one whose hash was committed counts. Where that is not known, as Redis forgot it, they must
+agree: none is ever chosen by its name.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from workers.extents import Plan
-from workers.repository.errors import DamagedObject, MissingBatches
+from workers.repository.errors import DamagedObject, DisagreeingPacks, MissingBatches
+from workers.repository.frame import HASH_SIZE
 from workers.repository.index import PackTail, read_pack_tail
 from workers.repository.keys import MetadataKeys
 from workers.repository.naming import PackName, pack_prefix
@@ -27,20 +33,30 @@ _ROW = np.dtype([("batch", "<u4"), ("size", "<u8"), ("hash", "u1", (16,))])
 class PackList:
     """Which packs there are: 28 bytes each, because a disk of 64 TiB has two million of them."""
 
-    def __init__(self, disk: str, run: str, rows: npt.NDArray[np.void]) -> None:
+    def __init__(self, disk: str, run: str, rows: npt.NDArray[np.void], committed: bytes = b"") -> None:
         self._disk = disk
         self._run = run
         self._rows = rows
+        self._committed = committed
+        self.strangers: list[str] = []
+        """The packs that nobody committed and that disagree with the one that was, as far as was read."""
 
     @classmethod
-    def of(cls, store: Store, disk: str, run: str, plan: Plan) -> PackList:
-        """Lists the store once. Raises MissingBatches when a batch of the plan has no pack."""
+    def of(cls, store: Store, disk: str, run: str, plan: Plan, committed: bytes = b"") -> PackList:
+        """Lists the store once. `committed` has the hash of each batch's pack, 16 bytes; zeros, or no more
+        bytes, where it is not known."""
         rows = _listed(store, disk, run)
-        rows = rows[rows["batch"] < plan.batches]
-        missing = np.setdiff1d(np.arange(plan.batches), rows["batch"])
+        return cls(disk, run, rows[rows["batch"] < plan.batches], committed)
+
+    def check_complete(self, plan: Plan) -> None:
+        """Raises MissingBatches when a batch of the plan has no pack."""
+        missing = np.setdiff1d(np.arange(plan.batches), self._rows["batch"])
         if len(missing):
-            raise MissingBatches(disk, run, missing.tolist())
-        return cls(disk, run, rows)
+            raise MissingBatches(self._disk, self._run, missing.tolist())
+
+    def sizes(self) -> dict[int, int]:
+        """Bytes of a pack of each batch that has one."""
+        return dict(zip(self._rows["batch"].tolist(), self._rows["size"].tolist(), strict=True))
 
     def candidates(self, batch: int) -> list[ObjectInfo]:
         """The packs of one batch; more than one when a worker was taken for dead and was not."""
@@ -64,8 +80,8 @@ class PackList:
         """The tails of these batches in order, one pack a batch.
 
         Each covers exactly the blocks that the plan gives its batch, and passed `check`, which raises
-        DamagedObject and is called from several threads. Of several packs of a batch any that is whole is
-        right. Raises DamagedObject when none is, MissingBatches when they are gone.
+        DamagedObject and is called from several threads. Raises DamagedObject when the pack of a batch is
+        damaged, MissingBatches when it is gone, DisagreeingPacks.
         """
 
         def tail_of(batch: int) -> PackTail:
@@ -82,23 +98,73 @@ class PackList:
         batch: int,
         check: Callable[[PackTail], None],
     ) -> PackTail:
-        problem: DamagedObject | None = None
+        committed = self._committed[HASH_SIZE * batch : HASH_SIZE * (batch + 1)]
+        known = any(committed)
+        whole: list[PackTail] = []
+        broken: list[DamagedObject] = []
+        chosen: PackTail | DamagedObject | None = None
         for info in self.candidates(batch):
             try:
-                tail = read_pack_tail(store, info, keys)
-                if tail.virtual_size != plan.virtual_size:
-                    raise DamagedObject(info.key, "it was made for a disk of another size")
-                if not np.array_equal(tail.entries["block"], plan.batch(batch).astype(np.uint64)):
-                    raise DamagedObject(info.key, "it does not hold the blocks of its batch")
-                check(tail)
-                return tail
-            except DamagedObject as error:
-                problem = problem or error
-            except ObjectTruncated as error:
-                problem = problem or DamagedObject(info.key, str(error))
+                found: PackTail | DamagedObject = self._read_pack(store, keys, plan, batch, info, check)
             except ObjectMissing:
                 continue  # deleted since the listing: as if it had not been there
-        raise problem or MissingBatches(self._disk, self._run, [batch])
+            if isinstance(found, DamagedObject):
+                broken.append(found)
+            else:
+                whole.append(found)
+            if known and bytes.fromhex(info.key[-2 * HASH_SIZE :]) == committed:
+                chosen = found
+        if not known:
+            chosen = whole[0] if whole else next(iter(broken), None)
+            if any(not _agree(whole[0], other) for other in whole[1:]):
+                raise DisagreeingPacks(self._disk, self._run, batch)
+        if chosen is None:
+            raise MissingBatches(self._disk, self._run, [batch])
+        if isinstance(chosen, DamagedObject):
+            raise chosen
+        self.strangers += [error.object for error in broken]
+        self.strangers += [other.name.key for other in whole if not _agree(chosen, other)]
+        return chosen
+
+    def disagreeing(self, store: Store, keys: MetadataKeys, plan: Plan) -> Iterator[int]:
+        """The batches with several packs that are not all whole and of the same content."""
+        batches, counts = np.unique(self._rows["batch"], return_counts=True)
+        for batch in batches[counts > 1].tolist():
+            found = [
+                self._read_pack(store, keys, plan, batch, info, lambda tail: None)
+                for info in self.candidates(batch)
+            ]
+            whole = [each for each in found if isinstance(each, PackTail)]
+            if len(whole) < len(found) or not all(_agree(whole[0], other) for other in whole):
+                yield batch
+
+    @staticmethod
+    def _read_pack(
+        store: Store,
+        keys: MetadataKeys,
+        plan: Plan,
+        batch: int,
+        info: ObjectInfo,
+        check: Callable[[PackTail], None],
+    ) -> PackTail | DamagedObject:
+        """Raises ObjectMissing."""
+        try:
+            tail = read_pack_tail(store, info, keys)
+            if tail.virtual_size != plan.virtual_size:
+                return DamagedObject(info.key, "it was made for a disk of another size")
+            if not np.array_equal(tail.entries["block"], plan.batch(batch).astype(np.uint64)):
+                return DamagedObject(info.key, "it does not hold the blocks of its batch")
+            check(tail)
+        except DamagedObject as error:
+            return error
+        except ObjectTruncated as error:
+            return DamagedObject(info.key, str(error))
+        return tail
+
+
+def _agree(one: PackTail, other: PackTail) -> bool:
+    """Whether they hold the same blocks: by the keyed hashes, which a hole has zeros for."""
+    return all(np.array_equal(one.entries[name], other.entries[name]) for name in ("block", "hash"))
 
 
 class StoredPacks:

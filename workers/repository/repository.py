@@ -25,19 +25,18 @@ from workers.repository.errors import (
 from workers.repository.keys import MetadataKeys, PrivateKeys, metadata_of
 from workers.repository.limits import BITMAP, VM_METADATA
 from workers.repository.naming import (
-    PackName,
     PointName,
     bitmap_key,
     checked_name,
     known_prefix,
     metadata_key,
     open_run_key,
-    pack_prefix,
     point_id,
     result_key,
     run_vm_key,
     run_vms_prefix,
 )
+from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
 from workers.repository.sealed_objects import SealedObjects
 from workers.repository.store import ObjectMissing, Store
@@ -101,12 +100,12 @@ class Repository:
 
     def stored_batches(self, run: str, disk: str, plan: Plan) -> StoredBatches:
         """Lists the run's packs of the disk. A pack is put whole or not at all; what is in it is read when
-        segments are written. Of two packs of one batch one counts."""
-        sizes: dict[int, int] = {}
-        for info in self._store.list(pack_prefix(disk, run)):
-            name = PackName.parse(info.key)
-            if name is not None and name.batch < plan.batches:
-                sizes[name.batch] = info.size
+        segments are written. Packs of one batch that differ are read now, and such a batch counts as not
+        stored: it is read again."""
+        packs = PackList.of(self._store, disk, run, plan)
+        sizes = packs.sizes()
+        for batch in packs.disagreeing(self._store, self._keys, plan):
+            del sizes[batch]
         read = len(sizes) * BATCH_BLOCKS * BLOCK_SIZE
         if plan.batches - 1 in sizes:
             read -= plan.batches * BATCH_BLOCKS * BLOCK_SIZE - plan.changed_bytes  # the last one is shorter
@@ -200,16 +199,20 @@ class Repository:
         plan: Plan,
         parent: DiskPoint | None,
         earlier: DiskPoint | None = None,
+        committed: bytes = b"",
+        alarm: Callable[[str], None] = lambda line: None,
     ) -> tuple[SegmentRef, ...]:
         """The block map of the disk after this run: the parent's segments and the run's own.
 
         Reads the index of one pack a batch, checks that every block of the plan is there exactly once, and
         writes the run's segments; with more than 16 layers all are merged. `parent` is ignored when the plan
         has every block. `earlier` is what `keep_known_hashes` was given: of a block that was read and found
-        unchanged, it has the frame. Idempotent. Raises MissingBatches, DamagedObject, AlreadyWritten.
+        unchanged, it has the frame. `committed` has the hash of the pack of each batch that counts, 16 bytes,
+        zeros where it is not known; `alarm` is told of packs that nobody committed and that differ.
+        Idempotent. Raises MissingBatches, DamagedObject, DisagreeingPacks, AlreadyWritten.
         """
         writer = SegmentWriter(self._store, self._keys, run, disk, plan.virtual_size)
-        return writer.write(plan, parent, earlier)
+        return writer.write(plan, parent, earlier, committed, alarm)
 
     # What a VM is besides its disks
 
@@ -268,6 +271,11 @@ class Repository:
         keys = self._point_keys(vm_uuid)
         name = PointName.parse(keys[-1]) if keys else None
         return None if name is None else name.run
+
+    def newest_point(self, vm_uuid: str) -> Point | None:
+        """Raises DamagedObject."""
+        keys = self._point_keys(vm_uuid)
+        return self._read_point(keys[-1]) if keys else None
 
     def latest_disk(self, vm_uuid: str, vdi: str) -> DiskPoint | None:
         """The disk as it is in the newest point of the VM that holds it."""

@@ -89,7 +89,16 @@ class Patience:
 class S3Store:
     """A Store in one bucket, below an optional prefix. Open it with `S3Store.open`, after any fork."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str, place: str, patience: Patience) -> None:
+    def __init__(
+        self,
+        session: boto3.session.Session,
+        client: S3Client,
+        bucket: str,
+        prefix: str,
+        place: str,
+        patience: Patience,
+    ) -> None:
+        self._session = session
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -144,14 +153,15 @@ class S3Store:
             raise ConfigurationError(f"repository: cannot make an S3 client: {error}") from error
         client.meta.events.register_last("before-call.s3", _without_expect)
         place = f"bucket {bucket} at {_without_user(client.meta.endpoint_url)}"
-        return cls(client, bucket, f"{prefix}/" if prefix else "", place, patience)
+        return cls(session, client, bucket, f"{prefix}/" if prefix else "", place, patience)
 
     def put_if_absent(self, key: str, data: Buffer) -> None:
         """See Store. `data` is not copied.
 
         A try may have succeeded with its answer lost; the next one is then told 412. So a 412 on any try
         but the first is judged by the object itself: equal bytes are this call's success. Should another
-        writer have put equal bytes, nothing is lost by taking them for ours.
+        writer have put equal bytes, nothing is lost by taking them for ours. Who may not read the object (a
+        worker, its packs) is told that the key is taken.
         """
         tried = 0
 
@@ -166,7 +176,7 @@ class S3Store:
         try:
             self._ask("put", key, put)
         except ObjectExists:
-            if tried == 1 or not self._holds(key, data):
+            if tried == 1 or not self._is_held(key, data):
                 raise
 
     def get(self, key: str, limit: int) -> bytes:
@@ -237,6 +247,18 @@ class S3Store:
             return None
         return cast(Mapping[str, Any], answer.get("ObjectLockConfiguration", {}))
 
+    def versioning(self) -> str | None:
+        """The bucket's: "Enabled", "Suspended" or ""; None when the store does not tell. Asked once."""
+        try:
+            return self._client.get_bucket_versioning(Bucket=self._bucket).get("Status", "")
+        except (boto.ClientError, boto.BotoCoreError, ResponseParserError):
+            return None
+
+    def access_key_id(self) -> str:
+        """Which of its users the store takes us for; empty without credentials."""
+        found = self._session.get_credentials()
+        return "" if found is None else found.access_key
+
     def close(self) -> None:
         self._client.close()
 
@@ -265,6 +287,13 @@ class S3Store:
                 f"{self._place} does not say how long its objects are; it cannot hold a repository"
             )
         return int(length)
+
+    def _is_held(self, key: str, data: Buffer) -> bool:
+        """Whether the object has these bytes, as far as we may know."""
+        try:
+            return self._holds(key, data)
+        except AccessDenied:
+            return False
 
     def _holds(self, key: str, data: Buffer) -> bool:
         wanted = memoryview(data)

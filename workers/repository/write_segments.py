@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -50,17 +50,27 @@ class SegmentWriter:
         self._virtual_size = virtual_size
 
     def write(
-        self, plan: Plan, parent: DiskPoint | None, earlier: DiskPoint | None = None
+        self,
+        plan: Plan,
+        parent: DiskPoint | None,
+        earlier: DiskPoint | None = None,
+        committed: bytes = b"",
+        alarm: Callable[[str], None] = lambda line: None,
     ) -> tuple[SegmentRef, ...]:
         """The segments of the new point: the parent's and the run's own, or all of them merged.
 
-        `earlier` is the point that the run compared blocks with. Raises MissingBatches, DamagedObject, and
-        RepositoryError when the parent was a larger disk.
+        `earlier` is the point that the run compared blocks with, `committed` the hashes of the packs that
+        count (`PackList.of`); `alarm` is told of packs that nobody committed. Raises MissingBatches,
+        DamagedObject, DisagreeingPacks, and RepositoryError when the parent was a larger disk.
         """
         inherited = self._inherited(plan, parent)
         if not plan.blocks:
             return inherited
-        own = self._write_own(plan, earlier, keep_holes=bool(inherited))
+        packs = PackList.of(self._store, self._disk, self._run, plan, committed)
+        packs.check_complete(plan)
+        own = self._write_own(packs, plan, earlier, keep_holes=bool(inherited))
+        if packs.strangers:
+            alarm(_strangers(self._disk, packs.strangers))
         layers = layers_of(inherited + own)
         return inherited + own if len(layers) <= MAX_LAYERS else self._merge(layers)
 
@@ -74,10 +84,9 @@ class SegmentWriter:
         return parent.segments
 
     def _write_own(
-        self, plan: Plan, earlier: DiskPoint | None, *, keep_holes: bool
+        self, packs: PackList, plan: Plan, earlier: DiskPoint | None, *, keep_holes: bool
     ) -> tuple[SegmentRef, ...]:
         """Without a parent, a hole is the same as a block that is in no segment, so none is written."""
-        packs = PackList.of(self._store, self._disk, self._run, plan)
         unchanged = UnchangedBlocks(self._store, self._keys, earlier)
         written: list[SegmentRef] = []
         for number in range(-(-plan.batches // _BATCHES)):
@@ -118,6 +127,14 @@ class SegmentWriter:
         if any(not np.array_equal(written.entries[name], piece.entries[name]) for name in ("block", "hash")):
             raise AlreadyWritten(f"{key} exists already and holds other blocks; the run must not be reused")
         return reference_of(key, data, written)
+
+
+def _strangers(disk: str, keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    return (
+        f"disk {disk}: nobody committed {keys[0]}{more}, which differs from the pack of its batch that was"
+        " committed and counts; find out who can write to the store"
+    )
 
 
 def _piece_of(disk: str, run: str, tails: list[PackTail]) -> BlockMap:

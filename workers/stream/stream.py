@@ -36,7 +36,7 @@ from workers.stream.outcomes import (
 )
 from workers.stream.reports import NoReports, Reports
 from workers.stream.transfer import Transfer
-from workers.xenapi import Endpoint, Sessions, nbd_endpoints
+from workers.xenapi import Endpoint, NotExportable, Sessions, nbd_endpoints
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +84,12 @@ class _Batches:
         number = call_number()  # of the one call, however often it is made
         return self._patiently(lambda: self._ledger.take(self._grant, self._owner, number))
 
-    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next:
+    def commit(self, batch: int, read_bytes: int, pack: Pack) -> Next:
+        stored_bytes = len(pack.data)
         answer = self._patiently(
-            lambda: self._ledger.commit(self._grant, batch, read_bytes, stored_bytes, owner=self._owner)
+            lambda: self._ledger.commit(
+                self._grant, batch, read_bytes, stored_bytes, owner=self._owner, pack=pack.hash
+            )
         )
         if answer.verdict is not Verdict.FENCE:
             self._reports.batch(read_bytes, stored_bytes)
@@ -181,6 +184,11 @@ def _transfer(
     snapshot = session.call("VDI.get_by_uuid", work.snapshot)
     endpoints = nbd_endpoints(session, snapshot, _disk_name(work))
     ours = [each for each in endpoints if each.host == grant.host]
+    if not all(each.tls or work.facts.insecure for each in ours):  # the run's result is made from the plan
+        raise NotExportable(
+            f"{ours[0].host_name} no longer serves it with TLS, as it did when the run was planned;"
+            " nothing was sent: give the network the purpose nbd again, or start a new run"
+        )
     if keeper.stopped is not None:
         raise NeverOpened(f"told {keeper.stopped} before the connection was opened")
     try:

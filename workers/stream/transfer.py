@@ -56,7 +56,7 @@ class BatchSource(Protocol):
 
     def take(self) -> Next: ...
 
-    def commit(self, batch: int, read_bytes: int, stored_bytes: int) -> Next: ...
+    def commit(self, batch: int, read_bytes: int, pack: Pack) -> Next: ...
 
 
 @dataclass(frozen=True)
@@ -257,4 +257,4 @@ class Transfer:
         while (sealed := self._sealed.get()) is not None:
             with bind(batch=sealed.batch):
                 self._put(sealed.pack)
-                self._heed(self._source.commit(sealed.batch, sealed.read_bytes, len(sealed.pack.data)))
+                self._heed(self._source.commit(sealed.batch, sealed.read_bytes, sealed.pack))

@@ -5,24 +5,29 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.client
+import io
 import ipaddress
 import logging
+import math
 import re
 import socket
 import ssl
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from workers.errors import ConfigurationError
 from workers.settings import PoolSettings
-from workers.xenapi.errors import PoolUnreachable, PoolUntrusted
+from workers.xenapi.errors import BadAnswer, PoolUnreachable, PoolUntrusted
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0  # TCP and TLS need milliseconds; who needs more is not there
 
 _NAME_MISMATCHES = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -71,11 +76,18 @@ class Server:
         return cls(pool, host, port or 443, context, pin, known, any_name)
 
     def at(self, master: str) -> Server:
-        """The same port and trust at the address that HOST_IS_SLAVE names, or at the port that it names."""
-        host, _, port = master.rpartition(":")
-        if host and port.isdecimal() and (host.count(":") == 0 or host.endswith("]")):
-            return replace(self, host=host.strip("[]"), port=int(port))
-        return replace(self, host=master.strip("[]"))
+        """The same port and trust at the address that HOST_IS_SLAVE names, or at the port that it names.
+        Raises BadAnswer when that is no address."""
+        host, _, text = master.rpartition(":")
+        port = self.port
+        if host and text.isascii() and text.isdecimal() and (host.count(":") == 0 or host.endswith("]")):
+            port = int(text) if len(text) <= len("65535") else 0
+        else:
+            host = master
+        host = host.removeprefix("[").removesuffix("]")
+        if not 0 < port < 65536 or not (_HOST_NAME.fullmatch(host) or _is_address(host)):
+            raise BadAnswer(f"pool {self.pool}: {self.host} names as another of its hosts what is no address")
+        return replace(self, host=host, port=port)
 
     @property
     def netloc(self) -> str:
@@ -150,6 +162,14 @@ def tls_context(pool: str, settings: PoolSettings) -> ssl.SSLContext:
     return context
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -157,14 +177,88 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class AnswerTooLong(http.client.HTTPException):
+    """More bytes than are taken came in one answer: `limit` of them are."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"more than {limit} bytes")
+        self.limit = limit
+
+
+class _Bounded(io.RawIOBase):
+    """What comes from a socket, for one answer: status, headers and body, also of every `100 Continue`."""
+
+    def __init__(self, connection: Connection, plain: io.RawIOBase) -> None:
+        self._connection = connection
+        self._plain = plain
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._connection.wait_no_longer()
+        received = self._plain.readinto(buffer)
+        self._connection.count(received or 0)
+        return received
+
+    def close(self) -> None:
+        self._plain.close()
+        super().close()
+
+
 class Connection(http.client.HTTPConnection):
-    """HTTP over a socket that the server's trust was checked on. When connecting fails, nothing was run."""
+    """HTTP over a socket that the server's trust was checked on. When connecting fails, nothing was run.
+
+    Each exchange has one deadline, for all that is sent and all that is answered (docs/adr/0113). After it,
+    and when nothing came for `timeout` seconds, TimeoutError is raised; AnswerTooLong when an answer has no
+    end.
+    """
 
     def __init__(self, server: Server, timeout: float) -> None:
         """No I/O. `timeout`: seconds for each piece of an answer; connecting gets 10 s at most."""
         super().__init__(server.host, server.port, timeout=min(timeout, CONNECT_SECONDS))
         self._server = server
         self._answer_timeout = timeout
+        self._until = math.inf
+        self._left = 0
+        self._limit = 0
+        self._answer_sock: socket.socket | None = None
+
+    def begin(self, seconds: float, limit: int) -> None:
+        """Of the next exchange: `seconds` for the whole of it, `limit` bytes at most in its answer."""
+        self._until = time.monotonic() + seconds
+        self._left = self._limit = limit
+        self.timeout = min(self._answer_timeout, CONNECT_SECONDS, seconds)
+
+    def wait_no_longer(self) -> None:
+        """Sets how long the next wait may take. Raises TimeoutError when there is no time left."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if self._answer_sock is not None:
+            self._answer_sock.settimeout(min(left, self._answer_timeout))
+
+    def count(self, received: int) -> None:
+        self._left -= received
+        if self._left < 0:
+            raise AnswerTooLong(self._limit)
+
+    def send(self, data: Any) -> None:
+        """All of it before the deadline, however slowly it is taken."""
+        if self.sock is None:
+            self.connect()
+        self._answer_sock = self.sock
+        rest = memoryview(data)
+        while rest:
+            self.wait_no_longer()
+            rest = rest[self.sock.send(rest) :]
+
+    def response_class(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:  # type: ignore[override]
+        """http.client makes every answer with this."""
+        answer = http.client.HTTPResponse(sock, **options)
+        plain = answer.fp.detach()
+        answer.fp = io.BufferedReader(_Bounded(self, plain))
+        return answer
 
     def connect(self) -> None:
         """Raises PoolUnreachable, PoolUntrusted or ConfigurationError."""
@@ -179,7 +273,6 @@ class Connection(http.client.HTTPConnection):
                     raise
                 super().connect()  # a handshake that failed cannot be gone on with
                 self.sock = self._server.secure_known(self.sock, error)
-            self.sock.settimeout(self._answer_timeout)
         except ssl.SSLCertVerificationError as error:
             raise PoolUntrusted(
                 f"{where}: cannot trust the certificate of {self.host}: {error.verify_message.rstrip('.')}; "

@@ -6,13 +6,14 @@ Source: xapi_http.ml, export.ml. The session goes in a cookie: an address ends u
 from __future__ import annotations
 
 import http.client
-import time
 from contextlib import closing
 
-from workers.xenapi.connection import Connection, Server
+from workers.xenapi.connection import AnswerTooLong, Connection, Server
 from workers.xenapi.errors import AnswerLost, BadAnswer, CallTimedOut, NotServed, SessionLost, XapiFailure
 
 _PIECE = 1 << 20
+_HEADERS = 1 << 16
+"""Bytes that an answer may have besides its body."""
 _NOT_THERE = (404, 405, 501)
 
 
@@ -23,22 +24,24 @@ def download(server: Server, path: str, reference: str, timeout: float, limit: i
     """
     method = f"GET {path.partition('?')[0]}"
     where = f"pool {server.pool}: {method}"
-    until = time.monotonic() + deadline
     headers = {"Cookie": f"session_id={reference}", "User-Agent": "cbtfleet", "Connection": "close"}
     with closing(Connection(server, min(timeout, deadline))) as connection:
+        connection.begin(deadline, limit + _HEADERS)
         try:
             connection.request("GET", path, headers=headers)
             with closing(connection.getresponse()) as response:
                 if response.status != 200:
                     raise _refusal(response.status, method, where, server.pool)
-                return _body(response, where, limit, until)
+                return _body(response, where, limit)
+        except AnswerTooLong as error:
+            raise BadAnswer(f"{where}: the answer is longer than the {limit} bytes that we take") from error
         except TimeoutError as error:
             raise CallTimedOut(f"{where}: not all of it within {deadline:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise AnswerLost(f"{where}: the connection broke before the answer's end") from error
 
 
-def _body(response: http.client.HTTPResponse, where: str, limit: int, until: float) -> bytes:
+def _body(response: http.client.HTTPResponse, where: str, limit: int) -> bytes:
     if response.length is None:
         raise BadAnswer(f"{where}: the answer does not say how long it is")
     if response.length > limit:
@@ -46,8 +49,6 @@ def _body(response: http.client.HTTPResponse, where: str, limit: int, until: flo
     data = bytearray()
     while piece := response.read(_PIECE):
         data += piece
-        if time.monotonic() > until:
-            raise TimeoutError
     if response.length:  # read(n) ends quietly with the connection
         raise AnswerLost(f"{where}: the connection ended before the answer did")
     return bytes(data)

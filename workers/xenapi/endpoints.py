@@ -52,7 +52,7 @@ class Endpoint:
 
     Where several hosts have one address, as behind forwarded ports, nobody can say whose a port is; `host`
     then stands for the server at that port. `export_name` is a live credential. `tls` is False only where
-    XAPI says insecure_nbd.
+    XAPI says insecure_nbd and the pool's configuration allows it.
     """
 
     host: str
@@ -204,6 +204,12 @@ def _endpoint(session: Session, pool: PoolMap, info: XapiRecord, vdi_name: str) 
         return None
     tls = (purposes or pool.all_purposes) != {INSECURE}
     if not tls:
+        if not session.settings.allow_insecure_nbd:
+            raise NotExportable(
+                f"pool {session.pool}: the network of {name} has the purpose insecure_nbd, which has no "
+                "TLS: nothing is sent there; give it the purpose nbd instead, or set "
+                f"pools.{session.pool}.allow_insecure_nbd = true"
+            )
         warn_once(
             f"pool {session.pool}: the network of {name} has the purpose insecure_nbd: disks are read "
             "without encryption and without knowing who answers; give it the purpose nbd instead"

@@ -15,7 +15,7 @@ from typing import Any
 
 import XenAPI
 
-from workers.xenapi.connection import Server
+from workers.xenapi.connection import AnswerTooLong, Server
 from workers.xenapi.download import download
 from workers.xenapi.errors import (
     AnswerLost,
@@ -28,7 +28,7 @@ from workers.xenapi.errors import (
     XapiError,
     XapiFailure,
 )
-from workers.xenapi.meanings import redact
+from workers.xenapi.meanings import shown
 from workers.xenapi.transport import Transport, wire
 
 log = logging.getLogger(__name__)
@@ -134,13 +134,17 @@ class Login:
         except xmlrpc.client.Fault as error:
             if error.faultCode == 401:
                 raise SessionLost(f"{where}: the session has ended on the pool; log in again") from None
-            raise BadAnswer(f"{where}: the answer is a fault: {redact(str(error.faultString))}") from None
+            raise BadAnswer(f"{where}: the answer is a fault: {shown(str(error.faultString))}") from None
         except xmlrpc.client.ProtocolError as error:
             why = {431: "the request's header is too long", 500: "XAPI failed, or the call was over 300 KiB"}
-            text = why.get(error.errcode, redact(error.errmsg))
+            text = why.get(error.errcode, shown(error.errmsg))
             raise BadAnswer(f"{where}: HTTP status {error.errcode} ({text})") from error
         except xmlrpc.client.ResponseError as error:
             raise BadAnswer(f"{where}: the answer makes no sense: {error}") from error
+        except AnswerTooLong as error:
+            raise BadAnswer(
+                f"{where}: the answer is longer than the {error.limit >> 20} MiB we take"
+            ) from None
         except TimeoutError as error:
             seconds = f"{self._transport.timeout:g} s"
             raise CallTimedOut(f"{where}: no answer within {seconds}; it may still be running") from error

@@ -9,6 +9,7 @@ import re
 
 # Longest piece of a storage manager's stderr that still reads as one line.
 _PARAMETER_LENGTH = 200
+_PARAMETERS = 8
 
 _REFERENCE = re.compile(r"OpaqueRef(?::|%3[Aa])[0-9A-Za-z-]+")
 _SESSION_ID = re.compile(r"session_id(=|%3[Dd])[^&\s\"'<>]+")
@@ -102,24 +103,25 @@ def failure_text(code: str, params: list[str], method: str, pool: str = "") -> s
     """The one line for a failure: which call on which pool, what it means, the code and its parameters."""
     if code == "RBAC_PERMISSION_DENIED":
         denied = params[0] if params else method
-        meaning = f"the user may not call {redact(denied)}; it needs the role {needed_role(denied)} or above"
+        meaning = f"the user may not call {shown(denied)}; it needs the role {needed_role(denied)} or above"
         params = []
     elif code == "Fault" and "async" in " ".join(params).lower():
         meaning = "the call cannot run as a task"
     elif code == "OTHER_OPERATION_IN_PROGRESS" and len(params) >= 3:
         kind, _, operation = params[:3]
         meaning = (
-            f"another operation, {redact(operation)}, holds the {redact(kind)}; try again when it has ended"
+            f"another operation, {shown(operation)}, holds the {shown(kind)}; try again when it has ended"
         )
         params = []
     else:
         meaning = MEANINGS.get(code, "")
-    details = ", ".join(part for part in (_parameter(text) for text in params) if part)
-    reason = f"{redact(code)}: {details}" if details else redact(code)
+    details = ", ".join(part for part in (shown(text) for text in params[:_PARAMETERS]) if part)
+    reason = f"{shown(code)}: {details}" if details else shown(code)
     where = f"pool {pool}: " if pool else ""
     return f"{where}{method} failed: {meaning} ({reason})" if meaning else f"{where}{method} failed: {reason}"
 
 
-def _parameter(text: str) -> str:
+def shown(text: str) -> str:
+    """`text` as `redact` makes it, at most as long as a person reads."""
     text = redact(text)
     return text if len(text) <= _PARAMETER_LENGTH else f"{text[:_PARAMETER_LENGTH]}…"

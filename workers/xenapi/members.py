@@ -19,6 +19,7 @@ from workers.settings import PoolSettings
 from workers.xenapi.connection import Server
 from workers.xenapi.errors import (
     AnswerLost,
+    BadAnswer,
     HostStarting,
     LoginRefused,
     PoolUnreachable,
@@ -94,7 +95,12 @@ class _Search:
         raise failure
 
     def _others(self, configured: Server, addresses: tuple[str, ...]) -> Iterator[Server]:
-        others = [configured.at(address) for address in addresses if address]
+        others = []
+        for address in filter(None, addresses):
+            try:
+                others.append(configured.at(address))
+            except BadAnswer as error:
+                log.debug("%s", error)
         yield from [each for each in others if each.host not in self._away][:_MEMBERS_ASKED]
 
     def _follow(self, server: Server) -> Login:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from infra.simulator import storage
@@ -89,16 +89,29 @@ def enable_host(context: Context, host: str) -> None:
 
 @call("message.get", "read-only")
 def message_get(context: Context, cls: str, obj_uuid: str, since: Any) -> dict[str, Any]:
-    """One object's, of `since` or later."""
+    """One object's that are later than `since`, by their times to the second."""
     context.state.database.by_uuid(cls, obj_uuid)
-    start = str(since).replace("-", "")
+    start = _time(since)
     found = _messages(context, cls=cls, obj_uuid=obj_uuid)
-    return {ref: each for ref, each in found.items() if f"{each['timestamp']:%Y%m%dT%H:%M:%SZ}" >= start}
+    return {ref: each for ref, each in found.items() if each["timestamp"].replace(microsecond=0) > start}
+
+
+@call("message.get_since", "read-only")
+def message_get_since(context: Context, since: Any) -> dict[str, Any]:
+    """Everybody's that are later than `since`, by the names of their files: to a fraction of a second."""
+    start = _time(since)
+    return {ref: each for ref, each in _messages(context).items() if each["timestamp"] > start}
 
 
 @call("message.destroy", "pool-operator")
 def message_destroy(context: Context, message: str) -> None:
     context.state.database.delete("message", message)
+
+
+def _time(given: Any) -> datetime:
+    """An xmlrpc date or a text, "20260101T12:00:00Z", with or without hyphens."""
+    text = str(given).replace("-", "").removesuffix("Z")
+    return datetime.strptime(text, "%Y%m%dT%H:%M:%S").replace(tzinfo=UTC)
 
 
 def _messages(context: Context, **equal: str) -> dict[str, Any]:

@@ -19,11 +19,15 @@ from typing import Any
 
 from workers.fleet import Ledger, Verdict
 from workers.node import main as node
+from workers.repository import Pack
 from workers.stream import stream
 from workers.xenapi import Session, Sessions
 
 VIRTUAL_SIZE = 100 << 30
 HOSTS = [f"host-{number:03}" for number in range(64)]
+
+
+NO_PACK = Pack("", memoryview(b""), 0, 0, 0, bytes(16))
 
 
 class _NoConnection:
@@ -50,7 +54,7 @@ class _EmptyTransfer:
     def run(self) -> Verdict:
         following = self._batches.take()
         while following.verdict is Verdict.CONTINUE and self._told is None:
-            following = self._batches.commit(following.batch, 0, 0)
+            following = self._batches.commit(following.batch, 0, NO_PACK)
         verdict: Verdict = self._told or following.verdict
         return verdict
 

@@ -23,6 +23,7 @@ from tests.fleet_clock import FULL_DISK
 from workers.broker import celery_app
 from workers.extents import Plan
 from workers.fleet import DiskWork, Ledger, Limits
+from workers.redis_address import RedisAddress
 from workers.repository import create_repository, open_store
 from workers.settings import Settings, load_settings
 
@@ -112,7 +113,7 @@ def _work_off(server: OwnRedis, load: Load) -> tuple[float, list[tuple[float, st
         ledger.create_run("run", b"")
         ledger.add_vms("run", {"vm": b""})
         ledger.start_vm("run", "vm", load.works())
-        pump = Pump(ledger, celery_app(settings.redis_url()))
+        pump = Pump(ledger, celery_app(RedisAddress.of(settings)))
         pump.start()
         try:
             while ledger.vm_state("run", "vm") == "streaming":

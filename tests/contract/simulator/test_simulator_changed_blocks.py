@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -189,6 +190,24 @@ def test_cbt_is_lost_quietly(start_pool: Any, login: Any, machine: Any, fault: s
     assert not api.VDI.get_cbt_enabled(made.disks[0])
     assert api.VDI.get_cbt_enabled(snapshot) is (fault == "cbt_resize")
     assert [one["name"] for one in api.message.get_all_records().values()] == [message]
+
+
+def test_messages_are_given_that_are_later_than_the_time_asked_for(
+    start_pool: Any, login: Any, machine: Any
+) -> None:
+    """An object's by the second, everybody's by the fraction of a second, as XAPI's files are named."""
+    pool = start_pool()
+    api = login(pool)
+    made = machine(pool, api)
+    pool.add_fault(sm="cbt_resize", vdi=made.uuids[0])
+    pool.resize(made.uuids[0], 8 << 20)
+    [(ref, message)] = api.message.get_all_records().items()
+    its_second = datetime.strptime(str(message["timestamp"]).replace("-", ""), "%Y%m%dT%H:%M:%SZ")
+    before, after = (f"{its_second + timedelta(seconds=by):%Y%m%dT%H:%M:%SZ}" for by in (-1, 1))
+    assert list(api.message.get("VDI", made.uuids[0], before)) == [ref]
+    assert list(api.message.get("VDI", made.uuids[0], f"{its_second:%Y%m%dT%H:%M:%SZ}")) == []
+    assert list(api.message.get_since(before)) == [ref]
+    assert list(api.message.get_since(after)) == []
 
 
 def test_a_bitmap_of_two_tebibytes() -> None:

@@ -90,7 +90,7 @@ def test_a_point_under_another_points_key_is_damaged(store: MemoryStore) -> None
     machine = Machine(store, PLAIN, 10 * BLOCK_SIZE)
     point = machine.point("run1", machine.backup("run0", Plan.full(machine.size)).segments)
     for key in (
-        point.key.replace("T0001", "T0002"),
+        point.key.replace("run1", "run2"),
         point.key.replace(point.id, "0123456789ab"),
         point.key.replace(VM, "other"),
     ):

@@ -74,7 +74,7 @@ class Desk:
         self, time: str, *disks: str, vm: str = "web", policy: str | None = "nightly", run: str | None = None
     ) -> Point:
         """A restore point with nothing in it."""
-        run = run or time.replace("-", "").replace(":", "")
+        run = run or f"{time.replace('-', '').replace(':', '')}Z-0a1b2c"
         rows = tuple(
             DiskPoint(disk, disk, "0", 1 << 20, f"snapshot-{disk}", "sr", "full", None, 0, 0, 0, ())
             for disk in disks or (f"{vm}-root",)

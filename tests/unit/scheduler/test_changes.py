@@ -103,7 +103,8 @@ def test_without_tracking_at_both_ends_the_pool_is_not_asked(base_cbt: bool, new
     disk = dataclasses.replace(DISK, cbt_enabled=new_cbt)
     changes = changes_since(Pool("not asked", base_cbt=base_cbt), disk, LAST, None)  # type: ignore[arg-type]
     assert changes.mode == "full"
-    assert "tracking was off at one of the two snapshots" in str(changes.reason)
+    which = "new" if base_cbt else "base"
+    assert str(changes.reason) == f"changed-block tracking was off at the {which} snapshot"
 
 
 def test_a_failure_that_a_full_would_not_heal_is_no_full() -> None:

@@ -52,6 +52,7 @@ def test_the_next_run_does_what_the_doctor_said(make_site: Callable[[PoolSpec], 
 
     _, expected = forecast(site)
     assert expected == {"incremental": 3, "full": 0}
+    assert "message.get_since" not in site.pool.log()["calls"], "no base is in doubt"
     assert done(site.night()) == expected
 
     disks = {disk["name"]: disk["vdi"] for vm in site.pool.vms() for disk in vm["disks"]}
@@ -65,6 +66,7 @@ def test_the_next_run_does_what_the_doctor_said(make_site: Callable[[PoolSpec], 
     assert expected == {"incremental": 1, "full": 2}
     named = {check.about: check.state for check in checks if check.name == "policy.full.disk"}
     assert named == {disks["a"]: "warning", disks["b"]: "ok"}
+    assert site.pool.log()["calls"]["message.get_since"] == 1, "for all disks together"
     changing = {
         call
         for call, times in site.pool.log()["calls"].items()

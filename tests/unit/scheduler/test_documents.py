@@ -67,6 +67,7 @@ ROW = [
     "bytes_per_second",
     "point",
     "error",
+    "warnings",
 ]
 RUN = [
     "run",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
 from scheduler.runs.values import ResultRow
 from tests.failure_report import run_in_short
+from tests.unit.scheduler import spoilt_tracking as spoilt
 from tests.unit.scheduler.conftest import Site
+from tests.unit.scheduler.spoilt_tracking import Spoil, call, vm_ref
 from tests.until import until
-from workers.xenapi import Session
 
 MiB = 1 << 20
 SPEC = PoolSpec(
@@ -51,50 +51,22 @@ def assert_healed(site: Site) -> None:
     assert snapshot["type"] == "cbt_metadata"
 
 
-def xapi(site: Site, method: str, *arguments: Any) -> Any:
-    with Session.login("lab", site.settings.pool("lab")) as session:
-        return session.call(method, *arguments)
-
-
-def vm_ref(site: Site) -> str:
-    return str(xapi(site, "VM.get_by_uuid", site.pool.vms()[0]["uuid"]))
-
-
-def disk_ref(site: Site) -> str:
-    return str(xapi(site, "VDI.get_by_uuid", site.disks[0]))
-
-
-def its_host_dies_and_it_starts_elsewhere(site: Site) -> None:
-    site.pool.set_host(site.pool.hosts[1].uuid, "down")
-    xapi(site, "VM.start_on", vm_ref(site), site.pool.hosts[0].ref, False, False)
-
-
-def the_log_does_not_grow_with_the_disk(site: Site) -> None:
-    site.pool.add_fault(sm="cbt_resize")
-    site.pool.resize(site.disks[0], 4 * MiB)
-
-
-def a_middle_snapshot_goes_without_its_bits(site: Site) -> None:
-    snapshot = xapi(site, "VDI.snapshot", disk_ref(site))
-    xapi(site, "VDI.data_destroy", snapshot)
-    xapi(site, "VDI.destroy", snapshot)
-
-
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (its_host_dies_and_it_starts_elsewhere, "its host went down while the disk was in use"),
+        (spoilt.its_host_dies_and_it_starts_elsewhere, "its host went down while the disk was in use"),
         (
-            the_log_does_not_grow_with_the_disk,
+            spoilt.the_log_does_not_grow_with_the_disk,
             "could not resize the log with the disk (VDI_CBT_RESIZE",
         ),
-        (a_middle_snapshot_goes_without_its_bits, "chain from the base snapshot is broken (SR_BACKEND_FAIL"),
+        (
+            spoilt.a_middle_snapshot_goes_without_its_bits,
+            "chain from the base snapshot is broken (SR_BACKEND_FAIL",
+        ),
     ],
 )
-def test_a_new_baseline_once_with_the_pools_own_reason(
-    site: Site, spoil: Callable[[Site], None], reason: str
-) -> None:
-    spoil(site)
+def test_a_new_baseline_once_with_the_pools_own_reason(site: Site, spoil: Spoil, reason: str) -> None:
+    spoil(site, "db")
     row = night(site)
     assert row.mode == "full"
     assert reason in row.reason
@@ -102,10 +74,10 @@ def test_a_new_baseline_once_with_the_pools_own_reason(
 
 
 def test_a_pool_without_messages_is_backed_up_without_its_reason(site: Site) -> None:
-    the_log_does_not_grow_with_the_disk(site)
+    spoilt.the_log_does_not_grow_with_the_disk(site, "db")
     site.pool.add_fault(xapi="message.get", failure=["MESSAGE_METHOD_UNKNOWN", "message.get"], count=-1)
     row = night(site)
-    assert row.reason == "changed-block tracking was off and has been switched on for the next backup"
+    assert row.reason == "changed-block tracking is on from this backup on; it was off before"
 
 
 def test_the_log_of_a_vm_whose_host_died_is_not_believed_while_it_stays_off(site: Site) -> None:
@@ -114,52 +86,39 @@ def test_the_log_of_a_vm_whose_host_died_is_not_believed_while_it_stays_off(site
     assert row.mode == "full"
     assert "the pool does not say that it was shut down" in row.reason
     assert night(site).mode == "incremental"
-    xapi(site, "VM.start_on", vm_ref(site), site.pool.hosts[0].ref, False, False)
+    call(site, "VM.start_on", vm_ref(site, "db"), site.pool.hosts[0].ref, False, False)
     assert "VDI_CBT_METADATA_INCONSISTENT" in night(site).reason
     assert_healed(site)
 
 
 def test_where_nothing_keeps_messages_a_vm_that_is_off_is_believed(site: Site) -> None:
-    xapi(site, "VM.clean_shutdown", vm_ref(site))
+    call(site, "VM.clean_shutdown", vm_ref(site, "db"))
     site.pool.add_fault(xapi="message.get", failure=["MESSAGE_METHOD_UNKNOWN", "message.get"], count=-1)
     assert night(site).mode == "incremental"
 
 
 def test_a_vm_that_was_shut_down_is_believed(site: Site) -> None:
-    xapi(site, "VM.clean_shutdown", vm_ref(site))
+    call(site, "VM.clean_shutdown", vm_ref(site, "db"))
     row = night(site)
     assert (row.mode, row.read_bytes) == ("incremental", 3 * 65536)
 
 
 def test_a_disk_that_moved_to_other_storage_is_recognised_by_its_drive(site: Site) -> None:
-    [local] = [ref for ref, sr in xapi(site, "SR.get_all_records").items() if "host2" in sr["name_label"]]
     old = site.disks[0]
-    xapi(site, "VDI.disable_cbt", disk_ref(site))
-    xapi(site, "VDI.pool_migrate", disk_ref(site), local, {})
+    spoilt.it_moves_to_other_storage(site, "db")
     assert site.disks != [old]
     row = night(site)
     assert row.reason == (
-        f"the drive held another disk ({old}) at the last backup: it has moved to another storage repository"
+        "the drive held another disk at the last backup, which has moved to another storage repository:"
+        f" it was {old}"
     )
     site.pool.write_random(site.disks[0], blocks=2, seed=9)
     assert night(site).mode == "incremental"
 
 
 def test_a_smaller_disk_in_the_same_drive(site: Site) -> None:
-    xapi(site, "VM.clean_shutdown", vm_ref(site))
-    record = xapi(site, "VDI.get_record", disk_ref(site))
-    machine = vm_ref(site)
-    xapi(site, "VDI.destroy", disk_ref(site))
-    fields = ("SR", "type", "sharable", "read_only", "name_label")
-    values = {field: record[field] for field in fields} | {"other_config": {}}
-    small = xapi(site, "VDI.create", {**values, "virtual_size": str(MiB)})
-    xapi(
-        site,
-        "VBD.create",
-        {"VM": machine, "VDI": small, "userdevice": "0", "mode": "RW", "type": "Disk", "bootable": True,
-         "empty": False, "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}},
-    )  # fmt: skip
-    assert "at the last backup: a smaller one replaced it" in night(site).reason
+    spoilt.a_smaller_disk_takes_its_drive(site, "db")
+    assert "at the last backup, which a smaller one has replaced" in night(site).reason
 
 
 def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site: Site) -> None:
@@ -169,8 +128,8 @@ def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site:
     site.pool.wait_until_let_go()
     [snapshot] = site.pool.leftovers()["vm_snapshots"]
     until(lambda: site.pool.leftovers()["plugged_vbds"] == [])
-    xapi(site, "VM.revert", xapi(site, "VM.get_by_uuid", snapshot))
-    xapi(site, "VM.snapshot", vm_ref(site), "before the upgrade", [])
+    call(site, "VM.revert", call(site, "VM.get_by_uuid", snapshot))
+    call(site, "VM.snapshot", vm_ref(site, "db"), "before the upgrade", [])
     theirs = [each for each in site.pool.leftovers()["vm_snapshots"] if each != snapshot]
     result = None
     for _ in range(60):  # the step that was seen above is published again after some seconds
@@ -180,7 +139,7 @@ def test_a_vm_reverted_to_our_snapshot_and_what_people_snapshot_of_it_then(site:
     assert result is not None
     row = night(site)
     assert row.mode == "full"
-    assert "the VM was reverted to a snapshot, or it was replaced" in row.reason
+    assert "the VM was reverted to a snapshot, or the disk was replaced" in row.reason
     left = site.pool.leftovers()
     assert left["vm_snapshots"] == theirs
     assert sorted(each["type"] for each in left["vdi_snapshots"]) == ["cbt_metadata", "user"]

@@ -21,6 +21,7 @@ from workers.broker import celery_app
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.metrics_server import serve_metrics
+from workers.redis_address import RedisAddress
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_the_ledgers_figures_and_the_pumps_own(ledger: Ledger, redis_url: str) -
         works = [disk_work(f"disk{n}", 1, hosts=("host",)) for n in range(2)]
         ledger.start_vm("run", "vm", works)
         ledger.node_alive("node", 1)
-        app = celery_app(redis_url)
+        app = celery_app(RedisAddress(redis_url))
         Pump(ledger, app, metrics.pump_round_done).round()
         app.close()
         metrics.step_done("plan-vm", 2.0)

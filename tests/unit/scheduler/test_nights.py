@@ -75,7 +75,10 @@ def disable_and_enable(site: Site, vdi: str) -> None:
     ("spoil", "reason"),
     [
         (destroy_base, "the base snapshot is no longer on the pool"),
-        (lambda site, vdi: site.pool.disable_cbt(vdi), "tracking was off and has been switched on"),
+        (
+            lambda site, vdi: site.pool.disable_cbt(vdi),
+            "tracking is on from this backup on; it was off before",
+        ),
         (disable_and_enable, "chain from the base snapshot is broken (SR_BACKEND_FAILURE_460)"),
         (
             lambda site, vdi: site.pool.add_fault(sm="cbt_snapshot", vdi=vdi),

@@ -12,13 +12,14 @@ from tests.until import until
 from workers.broker import celery_app, queued
 from workers.fleet import Ledger, Timing
 from workers.messages import STEP_QUEUE
+from workers.redis_address import RedisAddress
 
 
 def test_the_pump_outlives_a_broker_that_is_away(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     ledger = Ledger.from_url(redis_url)
     ledger.create_run("run", b"")
-    pump = Pump(ledger, celery_app("redis://127.0.0.1:1/0"))
+    pump = Pump(ledger, celery_app(RedisAddress("redis://127.0.0.1:1/0")))
     pump.start()
     until(lambda: pump.failures >= 2)
     pump.stop()
@@ -37,7 +38,7 @@ def test_the_pump_outlives_a_ledger_that_refuses(
 ) -> None:
     caplog.set_level(logging.INFO)
     ledger = Ledger.from_url(redis_url)
-    pump = Pump(ledger, celery_app(redis_url))
+    pump = Pump(ledger, celery_app(RedisAddress(redis_url)))
     if unexpected:
         monkeypatch.setattr(ledger, "sweep", lambda: {}["a mistake of ours"])
     else:
@@ -65,7 +66,7 @@ def test_steps_that_nobody_claims_do_not_fill_the_queue(redis_url: str, redis_cl
     ledger = Ledger.from_url(redis_url, Timing(step_republish=0.001))
     ledger.create_run("run", b"")
     ledger.add_vms("run", {f"vm{number}": b"" for number in range(MOST_QUEUED * 2)})
-    app = celery_app(redis_url)
+    app = celery_app(RedisAddress(redis_url))
     pump = Pump(ledger, app)
     for _ in range(5):
         pump.round()

@@ -157,14 +157,30 @@ def test_hosts_that_share_one_of_several_addresses_are_never_counted_twice(
 
 
 def test_insecure_networks_are_read_without_tls_and_said_once(
-    xapi: Any, pool: dict[str, Any], session: Session, caplog: pytest.LogCaptureFixture
+    start_xapi: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool["network"]["OpaqueRef:backup"]["purpose"] = ["insecure_nbd"]
-    for _ in range(2):
-        xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
-        assert [e.tls for e in nbd_endpoints(session, VDI, "web root")] == [False]
+    xapi, records = start_xapi(), copy.deepcopy(POOL)
+    _serve(xapi, records)
+    records["network"]["OpaqueRef:backup"]["purpose"] = ["insecure_nbd"]
+    with Session.login("lab", xapi.settings(allow_insecure_nbd=True)) as session:
+        for _ in range(2):
+            xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
+            assert [e.tls for e in nbd_endpoints(session, VDI, "web root")] == [False]
     assert len(caplog.records) == 1
     assert "without encryption" in caplog.text
+
+
+def test_insecure_networks_are_not_read_unless_the_pool_allows_it(
+    xapi: Any, pool: dict[str, Any], session: Session
+) -> None:
+    pool["network"]["OpaqueRef:backup"]["purpose"] = ["insecure_nbd"]
+    xapi.say("VDI.get_nbd_info", [_info("10.1.0.1")])
+    with pytest.raises(NotExportable) as refused:
+        nbd_endpoints(session, VDI, "web root")
+    assert str(refused.value) == (
+        "pool lab: the network of a has the purpose insecure_nbd, which has no TLS: nothing is sent there;"
+        " give it the purpose nbd instead, or set pools.lab.allow_insecure_nbd = true"
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,7 +350,7 @@ def test_without_a_need_for_certificates_none_has_to_be_there(
     records["network"]["OpaqueRef:backup"]["purpose"] = [change]
     xapi.say("VDI.get_nbd_info", xapi.fail("HOST_OFFLINE", "OpaqueRef:b"))
     xapi.handlers["host.get_server_certificate"] = lambda _: xapi.fail("MESSAGE_METHOD_UNKNOWN", "x")
-    with Session.login("lab", xapi.settings(nbd_tls=mode)) as session:
+    with Session.login("lab", xapi.settings(nbd_tls=mode, allow_insecure_nbd=True)) as session:
         [found] = nbd_endpoints(session, VDI, "web root")
     assert (found.host, found.certificate_pem, found.subject) == ("uuid-a", "", "a")
 

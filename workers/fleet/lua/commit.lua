@@ -1,5 +1,5 @@
 -- uses: epoch, verdict, trouble
--- ARGV: grant, owner, batch, read_bytes, stored_bytes. Counts the batch unless it was counted, ends the disk
+-- ARGV: grant, owner, batch, read_bytes, stored_bytes, pack (its hash, 16 bytes, or ''). Counts the batch unless it was counted, ends the disk
 -- with its last batch, and answers with the next batch in place of one that was held or is counted now: a call
 -- that was sent again gets no further one, however late it comes.
 local slot = own_or_fence(grant_at(1), ARGV[7])
@@ -25,6 +25,9 @@ if disk and disk.state == 'streaming' then
   if redis.call('SETBIT', KEY.done .. disk.id, batch, 1) == 0 then
     counted = true
     disk.done = disk.done + 1
+    if ARGV[11] ~= '' then
+      redis.call('SETRANGE', KEY.packs .. disk.id, batch * 16, ARGV[11])
+    end
     redis.call('HINCRBY', disk.key, 'read_bytes', read_bytes)
     redis.call('HINCRBY', disk.key, 'stored_bytes', stored_bytes)
     redis.call('HSET', disk.key, 'done', disk.done)

@@ -11,6 +11,9 @@ elseif state == 'finished' then
   return 0
 end
 redis.call('HSET', key, 'state', 'finished')
+for _, disk in ipairs(cjson.decode(redis.call('HGET', key, 'disks') or '[]')) do
+  redis.call('DEL', KEY.packs .. run .. '/' .. disk)
+end
 if facts ~= '' then
   redis.call('HSET', key, 'facts', facts)
 end

@@ -38,5 +38,6 @@ local function forget_node(node)
   redis.call('ZREM', KEY.nodes, node)
   redis.call('HDEL', KEY.processes, node)
   redis.call('HDEL', KEY.spare, node)
+  redis.call('HDEL', KEY.credentials, node)
   redis.call('SREM', KEY.draining, node)
 end
