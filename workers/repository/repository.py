@@ -36,6 +36,7 @@ from workers.repository.naming import (
     run_vm_key,
     run_vms_prefix,
 )
+from workers.repository.orders import sign_order
 from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
 from workers.repository.sealed_objects import SealedObjects
@@ -83,6 +84,10 @@ class Repository:
         """Keeps the changed-block bitmap beside the backup. Raises AlreadyWritten if another one is kept."""
         data = _VIRTUAL_SIZE.pack(plan.virtual_size) + plan.bitmap
         self._objects.put(bitmap_key(disk, run), data, BITMAP)
+
+    def sign_order(self, order: bytes) -> bytes:
+        """The signature by which workers know that a scheduler of this repository gave the order."""
+        return sign_order(self._keys, order)
 
     def plan(self, run: str, disk: str) -> Plan:
         """Raises ObjectMissing when none was kept, DamagedObject."""
