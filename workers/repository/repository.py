@@ -165,6 +165,11 @@ class Repository:
         """Every run that is at work, was abandoned, or has ended."""
         return {match[1] for info in self._store.list("runs/") if (match := _RUN_KEY.match(info.key))}
 
+    def run_vms(self, run: str) -> set[str]:
+        """The VMs (uuids) of which the run has read something, by the names of their records."""
+        prefix = run_vms_prefix(run)
+        return {info.key.removeprefix(prefix) for info in self._store.list(prefix)}
+
     def close_run(self, run: str, result: bytes) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""
         self._objects.put_first(result_key(run), result)
