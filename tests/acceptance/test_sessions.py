@@ -15,7 +15,9 @@ def test_processes_log_in_once_each_and_log_out_when_they_end(make_fleet: FleetM
     calls = fleet.simulator.get("/log")["calls"]
     streams = calls["VDI.get_nbd_info"]
     assert streams >= 24
-    assert calls["session.login_with_password"] <= 18 < streams
+    steps = 3 * (1 + 4 + 4)  # plan-run, and a plan-vm and a finish-vm for each VM
+    # Two idle sessions are kept in each process, so how many it takes depends on how many steps meet.
+    assert calls["session.login_with_password"] <= (streams + steps) / 2
     fleet.stop_all()
     assert fleet.simulator.leftovers()["sessions"] == 0
     calls = fleet.simulator.get("/log")["calls"]

@@ -38,6 +38,9 @@ class MemoryLedger:
         self._turns.point(f"ledger: disks of {run}")
         return self.values[run].disks
 
+    def committed_packs(self, run: str, disk: str) -> bytes:
+        return b""
+
     def is_cancelled(self, run: str) -> bool:
         self._turns.point(f"ledger: is {run} cancelled")
         return self.values[run].cancelled

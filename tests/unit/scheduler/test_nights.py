@@ -404,10 +404,10 @@ def test_a_store_that_is_away_for_a_moment_does_not_cost_the_night(
     whole = getattr(Repository, call)
     failures = [StoreUnavailable("the store is away")]
 
-    def away_once(*arguments: object) -> object:
+    def away_once(*arguments: object, **named: object) -> object:
         if failures:
             raise failures.pop()
-        return whole(*arguments)
+        return whole(*arguments, **named)
 
     monkeypatch.setattr(Repository, call, away_once)
     monkeypatch.setattr("scheduler.retry.PAUSES", (0.0,))
