@@ -156,9 +156,9 @@ class TurnStore:
         self._turns.point(f"put {key}").writes = (key,)
         self._objects.put_if_absent(key, data)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, limit: int) -> bytes:
         self._turns.point(f"get {key}").reads = (key,)
-        return self._objects.get(key)
+        return self._objects.get(key, limit)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         self._turns.point(f"get of {key}").reads = (key,)

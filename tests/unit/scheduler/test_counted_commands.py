@@ -37,8 +37,8 @@ class CountedStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def get(self, key: str) -> bytes:
-        data = self._store.get(key)
+    def get(self, key: str, limit: int) -> bytes:
+        data = self._store.get(key, limit)
         self.read += len(data)
         return data
 
