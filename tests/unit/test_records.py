@@ -49,6 +49,7 @@ VM = VmFacts(
     "web",
     "a snapshot",
     TIME,
+    "the run before",
     VmMetadata("vms/u-web/one", 3),
     (FailedDisk("u-data", "data", "no"),),
     (SkippedDrive(None, "drive 3", "an empty CD drive"),),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from infra.simulator import DiskSpec, VmSpec
@@ -128,10 +127,9 @@ def its_point_says(site: Site, vm: str, **values: Any) -> None:
     uuid = call(site, "VM.get_record", vm_ref(site, vm))["uuid"]
     point = site.repository.newest_point(uuid)
     assert point is not None
-    run = f"{vm.replace(' ', '-')}-again"
-    time = datetime.strptime(point.time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) + timedelta(seconds=1)
+    run = f"{point.run}-again"
     disks = tuple(replace(disk, **values) for disk in point.disks)
-    later = replace(point, id=point_id(run, uuid), run=run, time=f"{time:%Y-%m-%dT%H:%M:%SZ}", disks=disks)
+    later = replace(point, id=point_id(run, uuid), run=run, disks=disks, metadata=None)
     site.repository.commit_point(later)
 
 
