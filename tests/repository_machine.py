@@ -37,6 +37,7 @@ from workers.repository.store import (
 REPOSITORY_ID = "6a1f3c0e-7f52-4d11-9d3c-0f8a5b2c7e41"
 DISK = "11111111-2222-3333-4444-555555555555"
 VM = "99999999-8888-7777-6666-555555555555"
+SNAPSHOT = "aaaaaaaa-0000-0000-0000-000000000000"
 
 
 class MemoryStore:
@@ -132,7 +133,12 @@ class Machine:
 
     def pack(self, run: str, plan: Plan, batch: int, **options: Any) -> Pack:
         writer = PackWriter(
-            self.keys.metadata.worker, disk=self.disk, run=run, batch=batch, virtual_size=self.size, **options
+            self.keys.metadata.worker,
+            disk=self.disk,
+            run=run,
+            batch=batch,
+            virtual_size=self.size,
+            **{"snapshot": SNAPSHOT, **options},
         )
         blocks = plan.batch(batch)
         plain = b"".join(bytes(self.content[b * BLOCK_SIZE : (b + 1) * BLOCK_SIZE]) for b in blocks.tolist())
@@ -147,7 +153,7 @@ class Machine:
 
     def backup(self, run: str, plan: Plan) -> DiskPoint:
         self.put_packs(run, plan)
-        segments = self.repository.write_segments(run, self.disk, plan, self.parent)
+        segments = self.repository.write_segments(run, self.disk, SNAPSHOT, plan, self.parent)
         self.parent = self.point(run, segments).disks[0]
         return self.parent
 
@@ -157,7 +163,7 @@ class Machine:
             name="root",
             userdevice="0",
             virtual_size=self.size,
-            snapshot="aaaaaaaa-0000-0000-0000-000000000000",
+            snapshot=SNAPSHOT,
             sr="bbbbbbbb-0000-0000-0000-000000000000",
             mode="full" if self.parent is None else "incremental",
             reason="test",
@@ -186,7 +192,7 @@ class Machine:
                     row, block = int(entry["pack"]), int(entry["block"])
                     name = part.table.name(row)
                     frame = self.store.get_range(name.key, int(entry["offset"]), int(entry["length"]))
-                    reader = FrameReader(self.keys, name, part.table.data_key(row))
+                    reader = FrameReader(self.keys, name.key, part.table.origin(row))
                     plain = reader.open(block, int(entry["flags"]), entry["hash"].tobytes(), frame)
                     output[block * BLOCK_SIZE : block * BLOCK_SIZE + len(plain)] = plain
         return bytes(output)

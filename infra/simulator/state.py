@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from infra.simulator.cbt import Logs
 from infra.simulator.certificates import HostCertificate
@@ -44,6 +44,8 @@ class State:
     xapi_port: int = 0
     nbd_port: int = 0
     rolling_upgrade: bool = False
+    clock_ahead: timedelta = timedelta(0)
+    """How far the pool's clock is ahead of this machine's."""
     opened_vbds: set[str] = field(default_factory=set)
     """VBDs of control domains that an NBD server has open: they cannot be unplugged."""
     waiting: int = 0
@@ -66,8 +68,8 @@ class State:
         )
 
     def now(self) -> datetime:
-        """XAPI's times have whole seconds."""
-        return datetime.now(UTC).replace(microsecond=0)
+        """By the pool's own clock; XAPI's times have whole seconds."""
+        return (datetime.now(UTC) + self.clock_ahead).replace(microsecond=0)
 
     def wait_for(self, ready: Callable[[], bool], seconds: float) -> bool:
         """Waits until `ready` or the time is up, without the lock. Raises Stopping."""

@@ -20,6 +20,7 @@ from scheduler.checks.keys import check_keys
 from scheduler.checks.ledger_facts import LedgerFacts, read_ledger
 from scheduler.checks.nbd import check_handshakes, check_networks, check_reach
 from scheduler.checks.policy import (
+    check_dates,
     check_overdue,
     check_schedule,
     check_vms,
@@ -246,9 +247,11 @@ def _tonight(
     kept: RepositoryFacts,
     all_of_them: bool,
 ) -> list[Check]:
-    found = forecast(facts, policy.without_tracking, kept.last_disks(chosen))
+    newest = list(kept.last_disks(chosen))
+    found = forecast(facts, policy.without_tracking, newest)
     return [
         *check_tonight(name, found, all_of_them=all_of_them),
+        *check_dates(name, newest, datetime.now(UTC)),
         *check_skipped(name, chosen, all_of_them=all_of_them),
     ]
 

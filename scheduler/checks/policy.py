@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from scheduler.checks.check import Check, Subject, counted
 from scheduler.checks.drives import Chosen
 from scheduler.policies.policy import Policy
+from scheduler.policies.retention import is_to_come
 from scheduler.runs.triggers import newest_slot, slot_run
-from workers.repository import ListedPoint
+from workers.repository import ListedPoint, NewestDisks
 
 FEW = 5
 """Lines of one kind on the screen; --verbose shows all."""
@@ -41,6 +42,20 @@ def check_vms(name: str, chosen: Sequence[Chosen]) -> list[Check]:
     bare = sum(not each.disks for each in chosen)
     said = f"{counted(len(chosen), 'VM')} with {counted(disks, 'disk')} to back up"
     return [subject.ok("policy.vms", said + (f", {bare} of them without any" if bare else ""))]
+
+
+def check_dates(name: str, newest: Sequence[tuple[Chosen, NewestDisks]], now: datetime) -> list[Check]:
+    """VMs whose newest point is dated in the future: retention neither counts nor forgets it."""
+    found = [
+        f'VM "{each.vm.name}" of {disks.point.time}'
+        for each, disks in newest
+        if disks.point is not None and is_to_come(disks.point, now)
+    ]
+    if not found:
+        return []
+    said = f"{counted(len(found), 'newest restore point')} dated in the future: {', '.join(found[:FEW])}"
+    todo = "set the pool's clock and this machine's; cbtfleet forget removes a point that is to go"
+    return [policy_subject(name).warning("policy.dates", said + (", …" if found[FEW:] else ""), todo)]
 
 
 def last_due(

@@ -187,6 +187,7 @@ def _disk_point(
         segments=repository.write_segments(
             vm.run,
             planned.disk,
+            planned.snapshot,
             plan,
             parent,
             earlier,

@@ -70,7 +70,7 @@ def _work(
     disk: PlannedDisk,
 ) -> DiskWork:
     plan = repository.plan(run, disk.disk)
-    stored = repository.stored_batches(run, disk.disk, plan)
+    stored = repository.stored_batches(run, disk.disk, disk.snapshot, plan)
     if len(stored.batches) < plan.batches:
         _check_snapshot(session, disk.snapshot)
     if stored.batches:

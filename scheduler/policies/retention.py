@@ -40,7 +40,7 @@ def decide(points: Iterable[Point], policy: str, keep: Keep, zone: ZoneInfo, now
     by_age = sorted(points, key=lambda point: point.order, reverse=True)
     ours = [point for point in by_age if point.policy == policy]
     kept_by: dict[str, list[str]] = {point.id: [] for point in by_age}
-    to_come = [point for point in ours if _latest(point) > now + FUTURE]
+    to_come = [point for point in ours if is_to_come(point, now)]
     for point in to_come:
         kept_by[point.id].append(f"dated in the future, {_latest(point):%Y-%m-%d}")
     counted = [point for point in ours if point not in to_come]
@@ -67,6 +67,11 @@ def _newest_of_disks(by_age: list[Point]) -> Iterator[tuple[Point, str]]:
             if disk.vdi not in seen:
                 yield point, f"newest of disk {disk.name or disk.vdi}"
                 seen.add(disk.vdi)
+
+
+def is_to_come(point: Point, now: datetime) -> bool:
+    """Whether the point is dated in the future, by the pool's clock or by ours: some clock was wrong."""
+    return _latest(point) > now + FUTURE
 
 
 def _latest(point: Point) -> datetime:

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from infra.simulator import DiskSpec, PoolSpec, Timing, VmSpec
+from scheduler.runs.facts import planned_vm
 from scheduler.runs.resuming import resume_run
 from tests.failure_report import run_in_short
 from tests.unit.scheduler.conftest import Site
@@ -22,10 +23,22 @@ SPEC = PoolSpec(
 
 
 def plant(site: Site, run: str) -> str:
-    """A pack of the first batch with blocks that the disk does not have; returns its name."""
+    """A pack of the first batch with blocks that the disk does not have; returns its name. He knows what a
+    worker is told, so also the snapshot."""
     [disk] = site.disks
     plan = site.repository.plan(run, disk)
-    writer = PackWriter(site.stream_context.keys, disk=disk, run=run, batch=0, virtual_size=plan.virtual_size)
+    [vm] = [vm["uuid"] for vm in site.pool.vms()]
+    recorded = planned_vm(site.repository, run, vm)
+    assert recorded is not None
+    [planned] = recorded.disks
+    writer = PackWriter(
+        site.stream_context.keys,
+        disk=disk,
+        run=run,
+        batch=0,
+        snapshot=planned.snapshot,
+        virtual_size=plan.virtual_size,
+    )
     blocks = plan.batch(0)
     writer.add(blocks, memoryview(np.full(len(blocks) << 16, 0x66, np.uint8)).cast("B"))
     pack = writer.finish()

@@ -24,6 +24,7 @@ from workers.stream.transfer import Transfer
 
 DISK = "bench-disk"
 RUN = "bench-run"
+SNAPSHOT = "bench-snapshot"
 
 
 class Counter:
@@ -78,6 +79,7 @@ def measure(wanted: dict[str, Any]) -> dict[str, float]:
                 disk=DISK,
                 run=RUN,
                 batch=batch,
+                snapshot=SNAPSHOT,
                 virtual_size=connection.size,
                 level=1,
                 check=wanted["check"],

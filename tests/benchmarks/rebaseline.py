@@ -43,11 +43,12 @@ def keep_point(folder: Path, image: Path) -> dict[str, float]:
     content = np.memmap(image, np.uint8, "r")
     for batch in plan.batch_numbers():
         blocks = plan.batch(batch)
-        writer = PackWriter(keys.metadata.worker, disk=DISK, run=BEFORE, batch=batch, virtual_size=size)
+        place = {"disk": DISK, "run": BEFORE, "snapshot": SNAPSHOT}
+        writer = PackWriter(keys.metadata.worker, **place, batch=batch, virtual_size=size)
         writer.add(blocks, content[int(blocks[0]) * BLOCK_SIZE : (int(blocks[-1]) + 1) * BLOCK_SIZE].data)
         pack = writer.finish()
         store.put_if_absent(pack.key, pack.data)
-    segments = repository.write_segments(BEFORE, DISK, plan, None)
+    segments = repository.write_segments(BEFORE, DISK, SNAPSHOT, plan, None)
     point = DiskPoint(DISK, "", "0", size, SNAPSHOT, "", "full", None, size, size, 0, segments)
     begun = time.process_time()
     known = repository.keep_known_hashes(RUN, plan, point)

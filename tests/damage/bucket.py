@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tests.repository_machine import DISK, VM, Machine, MemoryStore
+from tests.repository_machine import DISK, SNAPSHOT, VM, Machine, MemoryStore
 from workers.errors import CbtfleetError
 from workers.extents import BLOCK_SIZE, Plan
 from workers.repository import (
@@ -91,7 +91,7 @@ class Bucket:
             for batch in plan.batch_numbers():
                 pack = machine.pack(run, plan, batch, known=self._known(run, machine.disk, earlier, batch))
                 self.store.put_if_absent(pack.key, pack.data)
-            segments = self._repository.write_segments(run, machine.disk, plan, None, earlier)
+            segments = self._repository.write_segments(run, machine.disk, SNAPSHOT, plan, None, earlier)
             machine.parent = None
             machine.parent = machine.point(run, segments).disks[0]
             disks.append(machine.parent)

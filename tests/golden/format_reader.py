@@ -34,6 +34,18 @@ def unzstd(data: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(data)
 
 
+def columns(data: bytes, at: int, count: int, forms: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """Rows of a table that is kept column by column and ends where `data` ends."""
+    found = []
+    for form in forms:
+        end = at + count * struct.calcsize(form)
+        found.append([value for (value,) in struct.iter_unpack(form, data[at:end])])
+        at = end
+    if at != len(data):
+        raise ValueError("something behind the end")
+    return list(zip(*found, strict=True))
+
+
 def recovery_key(text: str) -> tuple[str, int, bytes]:
     """The repository's id, the generation, its master secret."""
     digits, number = "0123456789ABCDEFGHJKMNPQRSTVWXYZ", 0
@@ -136,35 +148,29 @@ class Reader:
             raise ValueError("something behind the end")
         return sections
 
-    # Section 6: block -> (pack's key, run, batch, wrapped data key, offset, length, kind, hash)
+    # Section 6: block -> (pack's key, origin, offset, length, kind, hash, the block it was sealed as). An
+    # origin is (disk, run, batch, snapshot, generation, wrapped data key).
 
     def segment(self, key: str) -> dict[int, tuple[Any, ...]]:
         table, entries = self.envelope(key)
-        run_count, count = struct.unpack_from("<II", table)
-        at, runs = 8, []
-        for _ in range(run_count):
-            runs.append(table[at + 1 : at + 1 + table[at]].decode())
+        name_count, count = struct.unpack_from("<II", table)
+        at, names = 8, []
+        for _ in range(name_count):
+            names.append(table[at + 1 : at + 1 + table[at]].decode())
             at += 1 + table[at]
-        disk, packs = key.split("/")[1], []
-        ends = [at + count * width for width in (0, 4, 8, 24, 32)]
-        for row in range(count):
-            (run,) = struct.unpack_from("<I", table, ends[0] + 4 * row)
-            (batch,) = struct.unpack_from("<I", table, ends[1] + 4 * row)
-            digest = table[ends[2] + 16 * row :][:16]
-            wrapped = table[ends[4] + 80 * row :][:80]
-            packs.append((f"packs/{disk}/{runs[run]}/{batch:08d}-{digest.hex()}", runs[run], batch, wrapped))
-        (count, _) = struct.unpack_from("<II", entries)
-        column = [8 + count * width for width in (0, 8, 12, 20, 24, 25)]
+        rows = columns(table, at, count, ("<I", "<I", "<I", "16s", "<Q", "<I", "<I", "<I", "<I", "<I", "80s"))
+        packs = []
+        for in_disk, in_run, in_batch, digest, _, disk, run, snapshot, batch, generation, wrapped in rows:
+            origin = names[disk], names[run], batch, names[snapshot], generation, wrapped
+            packs.append((f"packs/{names[in_disk]}/{names[in_run]}/{in_batch:08d}-{digest.hex()}", origin))
+        (count,) = struct.unpack_from("<I", entries)
         found, block, end = {}, 0, 0
-        for row in range(count):
-            block += struct.unpack_from("<Q", entries, column[0] + 8 * row)[0]
-            (pack,) = struct.unpack_from("<I", entries, column[1] + 4 * row)
-            (gap,) = struct.unpack_from("<Q", entries, column[2] + 8 * row)
-            (length,) = struct.unpack_from("<I", entries, column[3] + 4 * row)
-            kind = entries[column[4] + row]
+        rows = columns(entries, 4, count, ("<Q", "<I", "<Q", "<I", "B", "16s", "<Q"))
+        for step, pack, gap, length, kind, digest, moved in rows:
+            block += step
             offset = (end + gap) % 2**64
             end = (offset + length) % 2**64
-            found[block] = (*packs[pack], offset, length, kind, entries[column[5] + 16 * row :][:16])
+            found[block] = (*packs[pack], offset, length, kind, digest, (block + moved) % 2**64)
         return found
 
     # Section 7 and section 4
@@ -179,14 +185,18 @@ class Reader:
         for segment in disk["segments"]:  # oldest first: the latest wins
             blocks |= self.segment(segment["key"])
         output = bytearray(disk["virtual_size"])
-        for block, (key, run, batch, wrapped, offset, length, kind, digest) in blocks.items():
+        for block, (key, origin, offset, length, kind, digest, sealed_as) in blocks.items():
             if kind == 2:
                 continue
             text = self.object(key)[offset : offset + length]
             if self.encrypted:
-                data_key = HPKE.decrypt(wrapped, self.data_keys[0], self.binding("data key", vdi, run, batch))
-                associated = self.binding("frame", vdi, run) + b"\0" + struct.pack("<Q", block)
-                text = AESGCM(data_key).decrypt(block.to_bytes(12, "little"), text, associated)
+                *place, generation, wrapped = origin
+                data_key = HPKE.decrypt(wrapped, self.data_keys[generation], self.binding("data key", *place))
+                disk_name, run, _, snapshot = place
+                associated = (
+                    self.binding("frame", disk_name, run, snapshot) + b"\0" + struct.pack("<Q", sealed_as)
+                )
+                text = AESGCM(data_key).decrypt(sealed_as.to_bytes(12, "little"), text, associated)
             plain = unzstd(text) if kind == 1 else text
             if self.blake(plain) != digest:
                 raise ValueError("hash")
@@ -195,39 +205,49 @@ class Reader:
             raise ValueError("a block is longer than its disk")
         return bytes(output)
 
-    # Section 4, from a pack alone, without any segment: (virtual size, [(block, offset, length, kind, hash)])
+    # Section 4, from a pack alone, without any segment:
+    # [(virtual size, origin, block, offset, length, kind, hash)]
 
-    def pack_index(self, key: str) -> tuple[int, list[tuple[int, int, int, int, bytes]]]:
+    def pack_index(self, key: str) -> list[tuple[Any, ...]]:
         data = self.object(key)
         if blake3.blake3(data).digest(length=16).hex() != key[-32:]:
             raise ValueError("the pack's hash is not its name")
         footer = data[-184:]
-        frames_end, index_length, version, flags, magic = struct.unpack("<QIHH8s", footer[160:])
-        if (magic, version, flags, data[:8]) != (b"CBTFTAIL", 1, int(self.encrypted), b"CBTFPACK"):
+        frames_end, index_length, version, flags = struct.unpack_from("<QIHH", footer, 80)
+        if (footer[176:], version, flags, data[:8]) != (b"CBTFTAIL", 1, int(self.encrypted), b"CBTFPACK"):
             raise ValueError("not a pack")
+        if any(footer[96:112]) != any(footer[112:176]):
+            raise ValueError("half a signature")
         sealed = data[frames_end : frames_end + index_length]
         _, disk, run, name = key.split("/")
         place = disk, run, int(name[:8])
-        associated = self.binding("index", *place) + b"\0" + footer
+        associated = self.binding("index", *place) + b"\0" + footer[80:96]
         if self.encrypted:
-            index_key = HPKE.decrypt(footer[80:160], self.metadata_key, self.binding("index key", *place))
+            index_key = HPKE.decrypt(footer[:80], self.metadata_key, self.binding("index key", *place))
             index = unzstd(AESGCM(index_key).decrypt(bytes(12), sealed, associated))
         else:
             index = unzstd(self.unmark(sealed, 0, associated))
-        virtual_size, count, _ = struct.unpack_from("<QII", index)
+        group_count, count = struct.unpack_from("<II", index)
+        at, origins = 8, []
+        for _ in range(group_count):
+            names = []
+            for _ in range(3):
+                names.append(index[at + 1 : at + 1 + index[at]].decode())
+                at += 1 + index[at]
+            batch, generation, virtual_size, blocks, wrapped = struct.unpack_from("<IIQI80s", index, at)
+            at += 100
+            origin = names[0], names[1], batch, names[2], generation, wrapped
+            origins += [(virtual_size, origin)] * blocks
         found, offset = [], 16
-        for row in range(count):
-            (block,) = struct.unpack_from("<Q", index, 16 + 8 * row)
-            (length,) = struct.unpack_from("<I", index, 16 + 8 * count + 4 * row)
-            digest = index[16 + 13 * count + 16 * row :][:16]
-            kind = index[16 + 12 * count + row]
+        rows = columns(index, at, count, ("<Q", "<I", "B", "16s"))
+        for group, (block, length, kind, digest) in zip(origins, rows, strict=True):
             if kind > 3 or (length == 0) != (kind >= 2):
                 raise ValueError("kind")
-            found.append((block, offset, length, kind, digest))
+            found.append((*group, block, offset, length, kind, digest))
             offset += length
         if offset != frames_end:
             raise ValueError("frames do not end where they should")
-        return virtual_size, found
+        return found
 
     # Section 9: the hashes of one batch
 

@@ -64,18 +64,19 @@ def content_of(kind: str, length: int, random: np.random.Generator) -> bytes:
 
 
 def back_up(
-    store: Store, worker: WorkerKeys, repository: Repository, run: str, disk: str, content: bytearray,
-    plan: Plan, parent: DiskPoint | None,
+    store: Store, worker: WorkerKeys, repository: Repository, run: str, disk: str, snapshot: str,
+    content: bytearray, plan: Plan, parent: DiskPoint | None,
 ) -> tuple[SegmentRef, ...]:  # fmt: skip
     repository.keep_plan(run, disk, plan)
     for batch in plan.batch_numbers():
-        writer = PackWriter(worker, disk=disk, run=run, batch=batch, virtual_size=len(content))
+        place = {"disk": disk, "run": run, "snapshot": snapshot}
+        writer = PackWriter(worker, **place, batch=batch, virtual_size=len(content))
         blocks = plan.batch(batch)
         plain = b"".join(content[b * BLOCK_SIZE : (b + 1) * BLOCK_SIZE] for b in blocks.tolist())
         writer.add(blocks, memoryview(plain))
         pack = writer.finish()
         store.put_if_absent(pack.key, pack.data)
-    return repository.write_segments(run, disk, plan, parent)
+    return repository.write_segments(run, disk, snapshot, plan, parent)
 
 
 def plan_of(blocks: dict[int, str], size: int) -> Plan:
@@ -109,9 +110,11 @@ def fill(store: Store, settings: RepositorySettings) -> list[dict[str, object]]:
         write_segments.MAX_LAYERS = 2 if name == "merged" else 16
         for disk, content, parent, blocks in zip(DISKS, contents, parents, (changed, {}), strict=True):
             plan = Plan.full(len(content)) if parent is None else plan_of(blocks, len(content))
-            segments = back_up(store, keys.metadata.worker, repository, run, disk, content, plan, parent)
+            snapshot = f"snapshot-{name}"
+            place = (run, disk, snapshot)
+            segments = back_up(store, keys.metadata.worker, repository, *place, content, plan, parent)
             mode = "full" if parent is None else "incremental"
-            facts = (disk, "disk", "0", len(content), "snapshot", "sr", mode, name, plan.changed_bytes, 0, 0)
+            facts = (disk, "disk", "0", len(content), snapshot, "sr", mode, name, plan.changed_bytes, 0, 0)
             disks.append(DiskPoint(*facts, segments=segments))  # type: ignore[arg-type]
             expected.append(
                 {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.golden.format_reader import Reader
-from tests.repository_machine import DISK, Machine
+from tests.repository_machine import DISK, SNAPSHOT, Machine
 from workers.extents import BLOCK_SIZE, Plan
 from workers.repository import (
     KnownHashes,
@@ -38,7 +38,7 @@ class Built(Machine):
         for batch in plan.batch_numbers():
             pack = self.pack("run3", plan, batch, known=known.of(batch))
             self.store.put_if_absent(pack.key, pack.data)
-        segments = self.repository.write_segments("run3", DISK, plan, None, earlier)
+        segments = self.repository.write_segments("run3", DISK, SNAPSHOT, plan, None, earlier)
         made = [(self.point("run3", segments), bytes(self.content))]
         self.parent = made[0][0].disks[0]
         self.write([600])
@@ -66,13 +66,13 @@ def test_a_reader_made_from_the_page_alone_reads_a_re_baseline(kind: str, tmp_pa
         assert reader.restore(point.id, DISK) == content
     kinds: dict[int, int] = {}
     for path in (tmp_path / "store" / "packs" / DISK / "run3").iterdir():
-        _, entries = reader.pack_index(str(path.relative_to(tmp_path / "store")))
-        kinds |= {block: kind for block, _, _, kind, _ in entries}
+        entries = reader.pack_index(str(path.relative_to(tmp_path / "store")))
+        kinds |= {block: kind for _, _, block, _, _, kind, _ in entries}
     assert {block for block, kind in kinds.items() if kind == 3} == {0, 1, 600}
     assert {block for block, kind in kinds.items() if kind < 2} == {601}
     assert len(kinds) == 700
     segment = reader.segment(f"segments/{DISK}/run3/00000000")
-    assert [segment[block][1] for block in sorted(segment)] == ["run1", "run2", "run1", "run3"]
+    assert [segment[block][1][1] for block in sorted(segment)] == ["run1", "run2", "run1", "run3"]
     hashes = reader.known_hashes(f"known/run3/{DISK}/00000000", 1, made[0][0].disks[0].snapshot)
-    assert hashes[600 - 512] == segment[600][-1]
+    assert hashes[600 - 512] == segment[600][-2]
     assert [number for number, known in enumerate(hashes) if known != bytes(16)] == [600 - 512, 601 - 512]

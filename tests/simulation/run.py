@@ -170,7 +170,8 @@ def pack_of(run: str, disk: PlannedDisk, plan: Plan, batch: int, content: Conten
     """Key and bytes."""
     blocks = plan.batch(batch)
     keys = PLAIN.metadata.worker
-    writer = PackWriter(keys, disk=disk.disk, run=run, batch=batch, virtual_size=disk.virtual_size)
+    place = {"disk": disk.disk, "run": run, "snapshot": disk.snapshot}
+    writer = PackWriter(keys, **place, batch=batch, virtual_size=disk.virtual_size)
     writer.add(blocks, memoryview(b"".join(block_of(content[block]) for block in blocks.tolist())))
     pack = writer.finish()
     return pack.key, pack.data

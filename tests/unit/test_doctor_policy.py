@@ -10,14 +10,14 @@ import pytest
 
 from scheduler.checks.check import Check
 from scheduler.checks.drives import Chosen, choose
-from scheduler.checks.policy import check_overdue, check_schedule, check_vms, last_due
+from scheduler.checks.policy import check_dates, check_overdue, check_schedule, check_vms, last_due
 from scheduler.checks.tonight import check_skipped
 from scheduler.planning.disk_choice import Drive
 from scheduler.planning.selection import VmChoice
 from scheduler.policies.policy import Selector
 from scheduler.runs.triggers import slot_run
 from tests.unit.one_disk import POLICY, facts
-from workers.repository import ListedPoint
+from workers.repository import ListedPoint, NewestDisks, Point
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LAST_NIGHT = datetime(2026, 11, 22, 1, tzinfo=UTC)
@@ -81,6 +81,21 @@ def test_the_next_run() -> None:
     assert check.said == "next run 2026-11-23 01:00 UTC, stopped at 06:00"
     [check] = check_schedule("nightly", POLICY.model_copy(update={"schedule": None}), NOW)
     assert check.said.startswith("no schedule")
+
+
+def test_points_that_are_dated_in_the_future() -> None:
+    def newest(ahead: timedelta) -> NewestDisks:
+        time = f"{NOW + ahead:%Y-%m-%dT%H:%M:%SZ}"
+        point = Point("id", "web", "vm-1", time, RUNS[0], "lab", ())
+        return NewestDisks({}, (), point)
+
+    web = Chosen(VmChoice("web", "web", "web"), ())
+    assert check_dates("nightly", [(web, newest(timedelta(minutes=4))), (web, NewestDisks({}))], NOW) == []
+    [check] = check_dates("nightly", [(web, newest(timedelta(days=30)))], NOW)
+    assert (check.state, check.said) == (
+        "warning",
+        '1 newest restore point dated in the future: VM "web" of 2026-12-22T12:00:00Z',
+    )
 
 
 # Who is overdue

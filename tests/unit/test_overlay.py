@@ -15,7 +15,7 @@ def segment(key: str, blocks: list[int]) -> tuple[SegmentRef, BlockMap]:
     entries = np.zeros(len(blocks), SEGMENT_ENTRY)
     entries["block"] = blocks
     reference = SegmentRef(key, blocks[0], blocks[-1], len(blocks), 0, 0, 0)
-    return reference, BlockMap(PackTable(key, (), np.empty(0, PACK_ROW)), entries)
+    return reference, BlockMap(PackTable((), np.empty(0, PACK_ROW)), entries)
 
 
 @pytest.mark.parametrize("seed", range(40))

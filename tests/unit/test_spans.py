@@ -8,7 +8,7 @@ import pytest
 from workers.repository.segment import PACK_ROW, SEGMENT_ENTRY, PackTable
 from workers.repository.spans import GAP, SPAN, join_frames
 
-TABLE = PackTable("disk", ("run",), np.zeros(3, PACK_ROW))
+TABLE = PackTable(("run",), np.zeros(3, PACK_ROW))
 
 
 def spans_of(*frames: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:

@@ -19,9 +19,8 @@ _UUID = "00000000-0000-0000-0000-000000000000"
 
 def try_sealing(keys: WorkerKeys) -> None:
     """Seals a batch, every other block incompressible, and compares. Raises SealCheckFailed."""
-    pack = PackWriter(
-        keys, disk=_UUID, run="start", batch=0, virtual_size=BATCH_BLOCKS * BLOCK_SIZE, check=True
-    )
+    size = BATCH_BLOCKS * BLOCK_SIZE
+    pack = PackWriter(keys, disk=_UUID, run="start", batch=0, snapshot=_UUID, virtual_size=size, check=True)
     noise = random.Random(0)
     text = (_TEXT * BLOCK_SIZE)[:BLOCK_SIZE]
     for block in range(BATCH_BLOCKS):

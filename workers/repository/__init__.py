@@ -41,6 +41,7 @@ from workers.repository.open import (
     open_store,
 )
 from workers.repository.orders import OrderNotSigned, check_order, sign_order
+from workers.repository.origin import Origin
 from workers.repository.pack import Pack, PackWriter
 from workers.repository.pack_layout import ENTRY
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata
@@ -97,6 +98,7 @@ __all__ = [
     "ObjectMissing",
     "ObjectTruncated",
     "OrderNotSigned",
+    "Origin",
     "Pack",
     "PackName",
     "PackTable",

@@ -65,7 +65,7 @@ def write_known_hashes(store: Store, keys: MetadataKeys, run: str, plan: Plan, e
     by then is of no harm.
     """
     blocks = EarlierBlocks(store, keys, earlier)
-    packs = StoredPacks(store, earlier.vdi)
+    packs = StoredPacks(store)
     known = 0
     for number in range(-(-plan.batches // KNOWN_BATCHES)):
         batches = range(number * KNOWN_BATCHES, min((number + 1) * KNOWN_BATCHES, plan.batches))

@@ -13,7 +13,7 @@ from workers.extents import BLOCK_SIZE
 from workers.repository.compression import CompressionError, decompress
 from workers.repository.errors import DamagedObject
 from workers.repository.keys import PrivateKeys, WrongKey, unwrap
-from workers.repository.naming import PackName, binding
+from workers.repository.origin import Origin
 from workers.repository.sealing import TAG_SIZE
 from workers.repository.store import Buffer
 
@@ -32,13 +32,8 @@ class Kind(IntEnum):
     UNCHANGED = 3
 
 
-def frame_prefix(repository: str, disk: str, run: str) -> bytes:
-    """A frame's associated data up to its block number."""
-    return binding("frame", repository, disk, run) + b"\0"
-
-
 def frame_associated(prefix: bytes, block: int) -> bytes:
-    """A frame's associated data, from `frame_prefix` and its block's number."""
+    """A frame's associated data, from `Origin.frame_prefix` and its block's number."""
     return prefix + block.to_bytes(8, "little")
 
 
@@ -47,36 +42,37 @@ def frame_nonce(block: int) -> bytes:
     return block.to_bytes(12, "little")
 
 
-def data_key_info(repository: str, disk: str, run: str, batch: int) -> bytes:
-    return binding("data key", repository, disk, run, batch)
-
-
 class FrameReader:
-    """Opens the frames of one pack. Not for two threads at once (it reuses one decompressor)."""
+    """Opens the frames of one origin. Not for two threads at once (it reuses one decompressor)."""
 
-    def __init__(self, keys: PrivateKeys, pack: PackName, wrapped_key: bytes) -> None:
-        """`wrapped_key` is the pack's data key as the segment's pack table or the pack's footer has it.
+    def __init__(self, keys: PrivateKeys, key: str, origin: Origin) -> None:
+        """`key` is that of the object the frames lie in; `origin` is as a segment's pack table or the pack's
+        index has it.
 
-        Raises DamagedObject when the key does not open.
+        Raises DamagedObject when the data key does not open.
         """
-        self._key = pack.key
+        self._key = key
         self._hash_key = keys.metadata.worker.hash_key
-        self._prefix = frame_prefix(keys.repository, pack.disk, pack.run)
+        self._prefix = origin.frame_prefix(keys.repository)
         self._zstd = zstandard.ZstdDecompressor()
         self._cipher: AESGCM | None = None
         if keys.encrypted:
-            info = data_key_info(keys.repository, pack.disk, pack.run, pack.batch)
+            if origin.generation >= len(keys.data_keys):
+                why = f"its data key is of generation {origin.generation}, newer than the private key"
+                raise DamagedObject(key, why)
+            info = origin.data_key_info(keys.repository)
             try:
-                self._cipher = AESGCM(unwrap(wrapped_key, keys.data_keys[0], info))
+                self._cipher = AESGCM(unwrap(origin.data_key, keys.data_keys[origin.generation], info))
             except WrongKey as error:
-                raise DamagedObject(pack.key, str(error)) from error
+                raise DamagedObject(key, str(error)) from error
 
-    def open(self, block: int, kind: int, expected_hash: bytes, frame: Buffer) -> bytes:
+    def open(self, block: int, kind: int, expected_hash: bytes, frame: Buffer, moved: int = 0) -> bytes:
         """The plain block: 1..65536 bytes, tag and hash checked; `frame` is exactly its bytes.
 
-        A hole has no frame and must not be asked for. Raises DamagedObject with the block's number.
+        It was sealed as block `block` + `moved`, modulo 2^64. A hole has no frame and must not be asked for.
+        Raises DamagedObject with the block's number.
         """
-        text = self._unseal(block, frame)
+        text = self._unseal(block, (block + moved) % (1 << 64), frame)
         if kind == Kind.RAW:
             plain = bytes(text)
         elif kind == Kind.ZSTD:
@@ -90,7 +86,7 @@ class FrameReader:
             raise DamagedObject(self._key, "the block's hash does not match", block)
         return plain
 
-    def _unseal(self, block: int, frame: Buffer) -> Buffer:
+    def _unseal(self, block: int, sealed_as: int, frame: Buffer) -> Buffer:
         if self._cipher is None:
             if not 0 < len(frame) <= BLOCK_SIZE:
                 raise DamagedObject(self._key, f"a frame of {len(frame)} bytes", block)
@@ -98,6 +94,7 @@ class FrameReader:
         if not TAG_SIZE < len(frame) <= MAX_FRAME:
             raise DamagedObject(self._key, f"a frame of {len(frame)} bytes", block)
         try:
-            return self._cipher.decrypt(frame_nonce(block), frame, frame_associated(self._prefix, block))
+            associated = frame_associated(self._prefix, sealed_as)
+            return self._cipher.decrypt(frame_nonce(sealed_as), frame, associated)
         except InvalidTag as error:
             raise DamagedObject(self._key, "the frame's seal is broken", block) from error

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from workers.extents import BLOCK_SIZE, MAX_DISK_SIZE, block_count
+from workers.extents import BLOCK_SIZE, block_count
 from workers.repository.compression import CompressionError, decompress
 from workers.repository.errors import DamagedObject
 from workers.repository.frame import HASH_SIZE, MAX_FRAME, Kind
-from workers.repository.keys import MetadataKeys, WrongKey, unwrap
+from workers.repository.keys import NO_WRAPPED_KEY, MetadataKeys, WrongKey, unwrap
+from workers.repository.limits import INDEX
 from workers.repository.naming import PackName
 from workers.repository.pack_layout import (
     ENTRY,
@@ -20,9 +21,12 @@ from workers.repository.pack_layout import (
     INDEX_COLUMNS,
     INDEX_HEADER,
     MAX_ENTRIES,
-    MAX_INDEX,
+    MAX_GROUPS,
     Footer,
+    Group,
     NotAFooter,
+    NotGroups,
+    decode_groups,
     index_associated,
     index_key_info,
 )
@@ -35,17 +39,25 @@ TAIL_READ = 24 * 1024
 
 @dataclass(frozen=True)
 class PackTail:
-    """What a pack says of itself; `entries` is an array of ENTRY, ascending by block."""
+    """What a pack says of itself.
+
+    `entries` is an array of ENTRY: the blocks of the first of `groups`, then those of the second, and so on;
+    ascending by block in a group.
+    """
 
     name: PackName
     size: int
-    data_key: bytes = field(repr=False)
-    virtual_size: int
+    groups: tuple[Group, ...]
     entries: npt.NDArray[np.void] = field(repr=False)
+
+    @property
+    def own(self) -> Group | None:
+        """The one group of a pack as a worker writes it; None when frames were copied into it."""
+        return self.groups[0] if _is_own(self.name, self.groups) else None
 
 
 def read_pack_index(store: Store, info: ObjectInfo, keys: MetadataKeys) -> npt.NDArray[np.void]:
-    """The index of one pack: an array of ENTRY, ascending by block. Raises DamagedObject."""
+    """The index of one pack: the entries of its tail. Raises DamagedObject."""
     return read_pack_tail(store, info, keys).entries
 
 
@@ -66,49 +78,66 @@ def read_pack_tail(store: Store, info: ObjectInfo, keys: MetadataKeys) -> PackTa
     if wanted > read:
         tail = store.get_range(info.key, info.size - wanted, wanted - read) + tail
     index = tail[len(tail) - wanted : len(tail) - FOOTER_SIZE]
-    plain = _open_index(name, index, footer, tail[-FOOTER_SIZE:], keys)
-    virtual_size, entries = _decode_index(info.key, plain, footer.frames_end, footer.encrypted)
-    return PackTail(name, info.size, footer.data_key, virtual_size, entries)
+    plain = _open_index(name, index, footer, keys)
+    groups, entries = _decode_index(name, plain, footer)
+    return PackTail(name, info.size, groups, entries)
 
 
-def _open_index(name: PackName, index: bytes, footer: Footer, encoded: bytes, keys: MetadataKeys) -> bytes:
+def _open_index(name: PackName, index: bytes, footer: Footer, keys: MetadataKeys) -> bytes:
     if footer.encrypted != keys.encrypted:
         is_not = "is" if footer.encrypted else "is not"
         raise DamagedObject(name.key, f"the pack {is_not} encrypted, unlike its repository")
+    if not keys.encrypted and footer.index_key != NO_WRAPPED_KEY:
+        raise DamagedObject(name.key, "it is not encrypted and has a key")
     place = (keys.repository, name.disk, name.run, name.batch)
-    associated = index_associated(*place, encoded)
+    associated = index_associated(*place, footer.facts)
     try:
         if keys.encrypted:
             index_key = unwrap(footer.index_key, keys.private_key, index_key_info(*place))
             compressed = unseal(index_key, 0, index, associated)
         else:
             compressed = unmark(keys.worker.hash_key, 0, index, associated)
-        return decompress(compressed, limit=MAX_INDEX)
+        return decompress(compressed, limit=INDEX)
     except (WrongKey, SealBroken, CompressionError) as error:
         raise DamagedObject(name.key, f"its index: {error}") from error
 
 
 def _decode_index(
-    key: str, plain: bytes, frames_end: int, encrypted: bool
-) -> tuple[int, npt.NDArray[np.void]]:
+    name: PackName, plain: bytes, footer: Footer
+) -> tuple[tuple[Group, ...], npt.NDArray[np.void]]:
+    key = name.key
     if len(plain) < INDEX_HEADER.size:
         raise DamagedObject(key, "its index is too short")
-    virtual_size, count, _ = INDEX_HEADER.unpack_from(plain)
+    group_count, count = INDEX_HEADER.unpack_from(plain)
+    if count > MAX_ENTRIES or not 0 < group_count <= MAX_GROUPS:
+        raise DamagedObject(key, "its index names impossible sizes")
+    try:
+        groups, position = decode_groups(plain, group_count)
+    except NotGroups as error:
+        raise DamagedObject(key, str(error)) from error
     row = sum(width for _, _, width in INDEX_COLUMNS) + HASH_SIZE
-    if count > MAX_ENTRIES or virtual_size > MAX_DISK_SIZE or len(plain) != INDEX_HEADER.size + count * row:
+    if sum(group.blocks for group in groups) != count or len(plain) != position + count * row:
         raise DamagedObject(key, "its index names impossible sizes")
     entries = np.zeros(count, ENTRY)
-    position = INDEX_HEADER.size
-    for name, kind, width in INDEX_COLUMNS:
-        entries[name] = np.frombuffer(plain, kind, count, position)
+    for column, kind, width in INDEX_COLUMNS:
+        entries[column] = np.frombuffer(plain, kind, count, position)
         position += count * width
     entries["hash"] = np.frombuffer(plain, np.uint8, count * HASH_SIZE, position).reshape(count, HASH_SIZE)
     lengths = entries["length"].astype(np.uint64)
     entries["offset"] = HEADER.size + np.cumsum(lengths) - lengths
-    if HEADER.size + int(lengths.sum()) != frames_end:
+    if HEADER.size + int(lengths.sum()) != footer.frames_end:
         raise DamagedObject(key, "its frames do not end where its index says")
-    check_entries(key, entries, virtual_size, max_frame(encrypted), last_kind=Kind.UNCHANGED)
-    return virtual_size, entries
+    last_kind = Kind.UNCHANGED if _is_own(name, groups) else Kind.ZSTD
+    start = 0
+    for group in groups:
+        part = entries[start : start + group.blocks]
+        check_entries(key, part, group.virtual_size, max_frame(footer.encrypted), last_kind=last_kind)
+        start += group.blocks
+    return groups, entries
+
+
+def _is_own(name: PackName, groups: tuple[Group, ...]) -> bool:
+    return len(groups) == 1 and groups[0].origin[:3] == name[:3]
 
 
 def max_frame(encrypted: bool) -> int:

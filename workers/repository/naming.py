@@ -19,6 +19,12 @@ from blake3 import blake3
 from workers.repository.errors import RepositoryError
 
 CONFIG_KEY = "config"
+MAX_NAME = 128
+"""Characters of a name."""
+
+BATCH_NUMBERS = 10**8
+"""Batches are numbered with 8 decimal digits."""
+
 _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
 _PACK = re.compile(r"packs/([^/]+)/([^/]+)/([0-9]{8})-([0-9a-f]{32})")
 _SEGMENT = re.compile(r"segments/([^/]+)/([^/]+)/(?:merged-)?[0-9]{8}")
@@ -75,7 +81,7 @@ class PointName(NamedTuple):
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` can be a disk, a VM or a run: no slash, no NUL, not hidden, 128 characters at most."""
+    """Whether `name` can be a disk, VM, run or snapshot: no slash, no NUL, not hidden, 128 characters."""
     return _NAME.fullmatch(name) is not None
 
 

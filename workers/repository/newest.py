@@ -46,6 +46,8 @@ class NewestDisks:
     """By uuid of the live VDI: the disk in the newest point that holds it."""
     newest: tuple[DiskPoint, ...] = ()
     """All disks of the newest point, when a point was read at all."""
+    point: Point | None = None
+    """The newest point, when it was read."""
     damage: str = ""
     """Which point could not be read, and why: what `disks` lacks may be in it."""
 
@@ -75,4 +77,4 @@ def newest_disks(
         for disk in point.disks:
             if disk.vdi in disks:
                 found.setdefault(disk.vdi, disk)
-    return NewestDisks(found, newest.disks if newest is not None else (), damage)
+    return NewestDisks(found, newest.disks if newest is not None else (), newest, damage)

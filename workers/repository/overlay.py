@@ -48,7 +48,7 @@ def windows(
     """Windows that cover blocks 0 .. `blocks` - 1, ascending, each block once.
 
     `read` gets each segment once, when the walk reaches it; a segment for which it returns None is taken
-    for empty. Memory: one segment a layer; ours have 2^18 entries at most, 11 MiB, and a disk 17 layers.
+    for empty. Memory: one segment a layer; ours have 2^18 entries at most, 13 MiB, and a disk 17 layers.
     """
     cursors = [_Cursor(layer, read) for layer in layers]
     start = 0

@@ -18,19 +18,19 @@ from workers.repository.errors import RepositoryError, SealCheckFailed
 from workers.repository.frame import (
     HASH_SIZE,
     Kind,
-    data_key_info,
     frame_associated,
     frame_nonce,
-    frame_prefix,
 )
 from workers.repository.keys import NO_WRAPPED_KEY, SECRET_SIZE, WorkerKeys, wrap
 from workers.repository.naming import PackName, checked_name
+from workers.repository.origin import Origin
 from workers.repository.pack_layout import (
     HEADER,
     INDEX_COLUMNS,
     INDEX_HEADER,
     PACK_CAPACITY,
     Footer,
+    Group,
     header,
     index_associated,
     index_key_info,
@@ -66,12 +66,15 @@ class PackWriter:
         disk: str,
         run: str,
         batch: int,
+        snapshot: str,
         virtual_size: int,
         level: int = 1,
         check: bool = False,
         known: bytes = b"",
     ) -> None:
-        """`level` is zstd's; with `check`, every frame is opened again and compared with its block.
+        """`snapshot` is the uuid of the VDI snapshot that the blocks are read from.
+
+        `level` is zstd's; with `check`, every frame is opened again and compared with its block.
 
         `known` is what `KnownHashes` gives for the batch: a block that has the hash at its place there is
         noted as unchanged, and has no frame.
@@ -87,7 +90,8 @@ class PackWriter:
         self._known = known
         self._data_key = os.urandom(SECRET_SIZE)
         self._cipher = AESGCM(self._data_key) if keys.encrypted else None
-        self._prefix = frame_prefix(keys.repository, disk, run)
+        self._origin = Origin(disk, run, batch, checked_name(snapshot), keys.generation, NO_WRAPPED_KEY)
+        self._prefix = self._origin.frame_prefix(keys.repository)
         self._buffer = np.empty(PACK_CAPACITY, np.uint8).data
         self._buffer[: HEADER.size] = header(keys.encrypted)
         self._end = HEADER.size
@@ -121,7 +125,8 @@ class PackWriter:
         """The whole pack. The writer must not be used afterwards."""
         numbers = np.concatenate(self._numbers) if self._numbers else np.empty(0, np.int64)
         columns = [np.asarray(numbers), np.asarray(self._lengths), np.frombuffer(self._kinds, np.uint8)]
-        plain = INDEX_HEADER.pack(self._virtual_size, len(numbers), 0)
+        group = Group(self._wrapped(), self._virtual_size, len(numbers))
+        plain = INDEX_HEADER.pack(1, len(numbers)) + group.encode()
         plain += b"".join(
             column.astype(kind).tobytes() for column, (_, kind, _) in zip(columns, INDEX_COLUMNS, strict=True)
         )
@@ -180,23 +185,27 @@ class PackWriter:
         if bytes(again) != bytes(plain):  # comparing memoryviews would go byte by byte
             raise SealCheckFailed(block, "gives other bytes than were read")
 
+    def _wrapped(self) -> Origin:
+        if not self._keys.encrypted:
+            return self._origin
+        info = self._origin.data_key_info(self._keys.repository)
+        return self._origin._replace(data_key=wrap(self._data_key, self._keys.data_public_key, info))
+
     def _append_index(self, compressed: bytes) -> None:
         keys, place = self._keys, self._place
         length = len(compressed) + TAG_SIZE
         index_key = os.urandom(SECRET_SIZE)
-        footer = Footer(NO_WRAPPED_KEY, NO_WRAPPED_KEY, self._end, length, keys.encrypted)
+        index_wrapped = NO_WRAPPED_KEY
         if keys.encrypted:
-            data_wrapped = wrap(self._data_key, keys.data_public_key, data_key_info(*place))
             index_wrapped = wrap(index_key, keys.metadata_public_key, index_key_info(*place))
-            footer = Footer(data_wrapped, index_wrapped, self._end, length, True)
-        encoded = footer.encode()
-        associated = index_associated(*place, encoded)
+        footer = Footer(index_wrapped, self._end, length, keys.encrypted)
+        associated = index_associated(*place, footer.facts)
         sealed = (
             seal(index_key, 0, compressed, associated)
             if keys.encrypted
             else mark(keys.hash_key, 0, compressed, associated)
         )
-        for part in (sealed, encoded):
+        for part in (sealed, footer.encode()):
             self._buffer[self._end : self._end + len(part)] = part
             self._end += len(part)
 

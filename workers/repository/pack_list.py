@@ -33,20 +33,28 @@ _ROW = np.dtype([("batch", "<u4"), ("size", "<u8"), ("hash", "u1", (16,))])
 class PackList:
     """Which packs there are: 28 bytes each, because a disk of 64 TiB has two million of them."""
 
-    def __init__(self, disk: str, run: str, rows: npt.NDArray[np.void], committed: bytes = b"") -> None:
+    def __init__(
+        self, disk: str, run: str, snapshot: str, rows: npt.NDArray[np.void], committed: bytes = b""
+    ) -> None:
         self._disk = disk
         self._run = run
+        self._snapshot = snapshot
         self._rows = rows
         self._committed = committed
         self.strangers: list[str] = []
         """The packs that nobody committed and that disagree with the one that was, as far as was read."""
 
     @classmethod
-    def of(cls, store: Store, disk: str, run: str, plan: Plan, committed: bytes = b"") -> PackList:
-        """Lists the store once. `committed` has the hash of each batch's pack, 16 bytes; zeros, or no more
-        bytes, where it is not known."""
+    def of(
+        cls, store: Store, disk: str, run: str, snapshot: str, plan: Plan, committed: bytes = b""
+    ) -> PackList:
+        """Lists the store once. `snapshot` is the VDI snapshot that was to be read.
+
+        `committed` has the hash of each batch's pack, 16 bytes; zeros, or no more bytes, where it is not
+        known.
+        """
         rows = _listed(store, disk, run)
-        return cls(disk, run, rows[rows["batch"] < plan.batches], committed)
+        return cls(disk, run, snapshot, rows[rows["batch"] < plan.batches], committed)
 
     def check_complete(self, plan: Plan) -> None:
         """Raises MissingBatches when a batch of the plan has no pack."""
@@ -138,8 +146,8 @@ class PackList:
             if len(whole) < len(found) or not all(_agree(whole[0], other) for other in whole):
                 yield batch
 
-    @staticmethod
     def _read_pack(
+        self,
         store: Store,
         keys: MetadataKeys,
         plan: Plan,
@@ -150,7 +158,12 @@ class PackList:
         """Raises ObjectMissing."""
         try:
             tail = read_pack_tail(store, info, keys)
-            if tail.virtual_size != plan.virtual_size:
+            own = tail.own
+            if own is None:
+                return DamagedObject(info.key, "its frames were not written for its batch")
+            if own.origin.snapshot != self._snapshot:
+                return DamagedObject(info.key, "it was read from another snapshot than planned")
+            if own.virtual_size != plan.virtual_size:
                 return DamagedObject(info.key, "it was made for a disk of another size")
             if not np.array_equal(tail.entries["block"], plan.batch(batch).astype(np.uint64)):
                 return DamagedObject(info.key, "it does not hold the blocks of its batch")
@@ -168,24 +181,26 @@ def _agree(one: PackTail, other: PackTail) -> bool:
 
 
 class StoredPacks:
-    """Which packs of a disk are in the store, whole. Lists each run once: 28 bytes a pack."""
+    """Which packs are in the store, whole. Lists each run of a disk once: 28 bytes a pack."""
 
-    def __init__(self, store: Store, disk: str) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._disk = disk
-        self._rows: dict[str, npt.NDArray[np.void]] = {}
+        self._rows: dict[tuple[str, str], npt.NDArray[np.void]] = {}
 
     def has(self, table: PackTable) -> npt.NDArray[np.bool_]:
         """For each row of a pack table, whether there is such a pack of this size."""
         found = np.zeros(len(table), np.bool_)
-        for number, run in enumerate(table.runs):
-            if run not in self._rows:
-                self._rows[run] = _listed(self._store, self._disk, run)
-            of_run = np.flatnonzero(table.rows["run"] == number)
-            rows = np.zeros(len(of_run), _ROW)
-            for name in ("batch", "size", "hash"):
-                rows[name] = table.rows[name][of_run]
-            found[of_run] = np.isin(_as_bytes(rows), _as_bytes(self._rows[run]))
+        rows = table.rows
+        folders = rows["object_disk"].astype(np.uint64) << np.uint64(32) | rows["object_run"]
+        for folder in np.unique(folders).tolist():
+            place = (table.names[folder >> 32], table.names[folder & 0xFFFFFFFF])
+            if place not in self._rows:
+                self._rows[place] = _listed(self._store, *place)
+            there = np.flatnonzero(folders == folder)
+            wanted = np.zeros(len(there), _ROW)
+            for name, column in (("batch", "object_batch"), ("size", "size"), ("hash", "hash")):
+                wanted[name] = rows[column][there]
+            found[there] = np.isin(_as_bytes(wanted), _as_bytes(self._rows[place]))
         return found
 
 

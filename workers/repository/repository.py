@@ -103,11 +103,11 @@ class Repository:
             raise DamagedObject(key, "it has bits beyond the disk's last block")
         return plan
 
-    def stored_batches(self, run: str, disk: str, plan: Plan) -> StoredBatches:
+    def stored_batches(self, run: str, disk: str, snapshot: str, plan: Plan) -> StoredBatches:
         """Lists the run's packs of the disk. A pack is put whole or not at all; what is in it is read when
         segments are written. Packs of one batch that differ are read now, and such a batch counts as not
         stored: it is read again."""
-        packs = PackList.of(self._store, disk, run, plan)
+        packs = PackList.of(self._store, disk, run, snapshot, plan)
         sizes = packs.sizes()
         for batch in packs.disagreeing(self._store, self._keys, plan):
             del sizes[batch]
@@ -206,6 +206,7 @@ class Repository:
         self,
         run: str,
         disk: str,
+        snapshot: str,
         plan: Plan,
         parent: DiskPoint | None,
         earlier: DiskPoint | None = None,
@@ -214,14 +215,15 @@ class Repository:
     ) -> tuple[SegmentRef, ...]:
         """The block map of the disk after this run: the parent's segments and the run's own.
 
-        Reads the index of one pack a batch, checks that every block of the plan is there exactly once, and
-        writes the run's segments; with more than 16 layers all are merged. `parent` is ignored when the plan
-        has every block. `earlier` is what `keep_known_hashes` was given: of a block that was read and found
-        unchanged, it has the frame. `committed` has the hash of the pack of each batch that counts, 16 bytes,
-        zeros where it is not known; `alarm` is told of packs that nobody committed and that differ.
-        Idempotent. Raises MissingBatches, DamagedObject, DisagreeingPacks, AlreadyWritten.
+        Reads the index of one pack a batch, checks that it was read from this VDI `snapshot` and that every
+        block of the plan is there exactly once, and writes the run's segments; with more than 16 layers all
+        are merged. `parent` is ignored when the plan has every block. `earlier` is what `keep_known_hashes`
+        was given: of a block that was read and found unchanged, it has the frame. `committed` has the hash of
+        the pack of each batch that counts, 16 bytes, zeros where it is not known; `alarm` is told of packs
+        that nobody committed and that differ. Idempotent. Raises MissingBatches, DamagedObject,
+        DisagreeingPacks, AlreadyWritten.
         """
-        writer = SegmentWriter(self._store, self._keys, run, disk, plan.virtual_size)
+        writer = SegmentWriter(self._store, self._keys, run, disk, snapshot, plan.virtual_size)
         return writer.write(plan, parent, earlier, committed, alarm)
 
     # What a VM is besides its disks

@@ -47,7 +47,7 @@ def restore_disk(
     file or none (`durable_files.py`). `progress` gets bytes of the disk, `disk.virtual_size` in sum, from the
     calling thread.
 
-    Memory: 8 MiB a thread (one span of frames), 11 MiB for each of the disk's layers (17 at most), and a few
+    Memory: 8 MiB a thread (one span of frames), 13 MiB for each of the disk's layers (17 at most), and a few
     MiB more. Raises TargetExists, FileNotWritten (no space, no right), DamagedObject, StoreError.
     """
     started = time.monotonic()

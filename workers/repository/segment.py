@@ -17,9 +17,10 @@ from workers.repository.envelope import first_section_end, open_first_section, o
 from workers.repository.errors import DamagedObject
 from workers.repository.frame import HASH_SIZE, Kind
 from workers.repository.index import check_entries, max_frame
-from workers.repository.keys import WRAPPED_SIZE, MetadataKeys
+from workers.repository.keys import MAX_GENERATION, WRAPPED_SIZE, MetadataKeys
 from workers.repository.limits import SEGMENT
-from workers.repository.naming import PackName, is_name
+from workers.repository.naming import BATCH_NUMBERS, PackName, is_name
+from workers.repository.origin import Origin
 from workers.repository.pack_layout import HEADER
 from workers.repository.point import SegmentRef
 from workers.repository.store import ObjectTooLarge, ObjectTruncated, Store
@@ -38,48 +39,68 @@ SEGMENT_ENTRY = np.dtype(
         ("length", "<u4"),
         ("flags", "u1"),
         ("hash", "u1", (HASH_SIZE,)),
+        ("moved", "<u8"),
     ]
 )
-"""One block of a disk: `pack` is a row of the pack table, the rest is as in a pack's ENTRY."""
+"""One block of a disk: `pack` is a row of the pack table; the frame was sealed as block `block` + `moved`,
+modulo 2^64; the rest is as in a pack's ENTRY. In the order of the columns in the object."""
 
 PACK_ROW = np.dtype(
     [
-        ("run", "<u4"),
-        ("batch", "<u4"),
+        ("object_disk", "<u4"),
+        ("object_run", "<u4"),
+        ("object_batch", "<u4"),
         ("hash", "u1", (HASH_SIZE,)),
         ("size", "<u8"),
+        ("disk", "<u4"),
+        ("run", "<u4"),
+        ("snapshot", "<u4"),
+        ("batch", "<u4"),
+        ("generation", "<u4"),
         ("data_key", "u1", (WRAPPED_SIZE,)),
     ]
 )
-"""One pack of a pack table: `run` is an index into the table's runs; `data_key` is HPKE-wrapped."""
+"""One row of a pack table: where the bytes lie (to `size`), and what they were sealed as. Disks, runs and
+snapshots are indexes into the table's names; `data_key` is HPKE-wrapped."""
+
+NAMED = ("object_disk", "object_run", "disk", "run", "snapshot")
+"""The columns of a pack table that are indexes into its names."""
 
 _TABLE_HEADER = struct.Struct("<II")
-_ENTRIES_HEADER = struct.Struct("<II")
-_ENTRY_BYTES = 8 + 4 + 8 + 4 + 1 + HASH_SIZE
+_ENTRIES_HEADER = struct.Struct("<I")
+_ENTRY_BYTES = SEGMENT_ENTRY.itemsize
 
 
 @dataclass(frozen=True)
 class PackTable:
     """The packs that a piece of block map refers to; `rows` is an array of PACK_ROW."""
 
-    disk: str
-    runs: tuple[str, ...]
+    names: tuple[str, ...]
     rows: npt.NDArray[np.void] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def name(self, row: int) -> PackName:
-        found = self.rows[row]
-        return PackName(self.disk, self.runs[int(found["run"])], int(found["batch"]), found["hash"].tobytes())
+        """Of the object."""
+        found, names = self.rows[row], self.names
+        disk, run = names[found["object_disk"]], names[found["object_run"]]
+        return PackName(disk, run, int(found["object_batch"]), found["hash"].tobytes())
 
     def size(self, row: int) -> int:
         """Bytes of the pack object."""
         return int(self.rows[row]["size"])
 
-    def data_key(self, row: int) -> bytes:
-        """The wrapped data key: what FrameReader takes."""
-        return bytes(self.rows[row]["data_key"].tobytes())
+    def origin(self, row: int) -> Origin:
+        found, names = self.rows[row], self.names
+        return Origin(
+            names[found["disk"]],
+            names[found["run"]],
+            int(found["batch"]),
+            names[found["snapshot"]],
+            int(found["generation"]),
+            found["data_key"].tobytes(),
+        )
 
 
 @dataclass(frozen=True)
@@ -150,30 +171,33 @@ def open_segment(keys: MetadataKeys, key: str, data: bytes, virtual_size: int) -
 
 def join(pieces: Sequence[BlockMap]) -> BlockMap:
     """All entries one after the other, with one pack table (rows may come twice in it)."""
-    runs: dict[str, int] = {}
+    names: dict[str, int] = {}
     rows = [piece.table.rows.copy() for piece in pieces]
     entries = np.concatenate([piece.entries for piece in pieces])
     end = start = 0
     for piece, copied in zip(pieces, rows, strict=True):
-        renumbered = np.array([runs.setdefault(run, len(runs)) for run in piece.table.runs], np.uint32)
+        renumbered = np.array([names.setdefault(name, len(names)) for name in piece.table.names], np.uint32)
         if len(copied):
-            copied["run"] = renumbered[copied["run"]]
+            for column in NAMED:
+                copied[column] = renumbered[copied[column]]
         entries["pack"][end : end + len(piece.entries)] += np.uint32(start)
         end += len(piece.entries)
         start += len(copied)
-    return BlockMap(PackTable(pieces[0].table.disk, tuple(runs), np.concatenate(rows)), entries)
+    return BlockMap(PackTable(tuple(names), np.concatenate(rows)), entries)
 
 
 def without_unused(piece: BlockMap) -> BlockMap:
-    """The same entries with a pack table that lists each pack once, and none that they do not refer to."""
+    """The same entries with a pack table that has each row once, and none that they do not refer to."""
     used, back = np.unique(piece.entries["pack"], return_inverse=True)
     rows = piece.table.rows[used]
     different, to_different = np.unique(rows.view(f"V{PACK_ROW.itemsize}"), return_inverse=True)
     rows = different.view(PACK_ROW)
-    runs, rows["run"] = np.unique(rows["run"], return_inverse=True)
+    names, renumbered = np.unique([rows[column] for column in NAMED], return_inverse=True)
+    for column, numbers in zip(NAMED, renumbered.reshape(len(NAMED), -1), strict=True):
+        rows[column] = numbers
     entries = piece.entries.copy()
     entries["pack"] = to_different[back]
-    table = PackTable(piece.table.disk, tuple(piece.table.runs[int(run)] for run in runs), rows)
+    table = PackTable(tuple(piece.table.names[int(name)] for name in names), rows)
     return BlockMap(table, entries)
 
 
@@ -195,27 +219,27 @@ def _whole(store: Store, key: str, size: int) -> bytes:
 
 
 def _encode_table(table: PackTable) -> bytes:
-    runs = b"".join(bytes([len(run)]) + run.encode("ascii") for run in table.runs)
+    names = b"".join(bytes([len(name)]) + name.encode("ascii") for name in table.names)
     rows = table.rows
     assert rows.dtype.names is not None
     columns = b"".join(np.ascontiguousarray(rows[name]).tobytes() for name in rows.dtype.names)
-    return _TABLE_HEADER.pack(len(table.runs), len(rows)) + runs + columns
+    return _TABLE_HEADER.pack(len(table.names), len(rows)) + names + columns
 
 
 def _decode_table(key: str, plain: bytes) -> PackTable:
     position = _TABLE_HEADER.size
     if len(plain) < position:
         raise DamagedObject(key, "its pack table is too short")
-    run_count, pack_count = _TABLE_HEADER.unpack_from(plain)
-    if run_count > MAX_SEGMENT_ENTRIES:
+    name_count, pack_count = _TABLE_HEADER.unpack_from(plain)
+    if name_count > MAX_SEGMENT_ENTRIES:
         raise DamagedObject(key, "its pack table claims more names than it can need")
-    runs: list[str] = []
-    while len(runs) < run_count and position < len(plain):
+    names: list[str] = []
+    while len(names) < name_count and position < len(plain):
         end = position + 1 + plain[position]
-        runs.append(plain[position + 1 : end].decode("ascii", "replace"))
+        names.append(plain[position + 1 : end].decode("ascii", "replace"))
         position = end
-    if len(runs) != run_count or not all(map(is_name, runs)):
-        raise DamagedObject(key, "its pack table has runs without a proper name")
+    if len(names) != name_count or not all(map(is_name, names)):
+        raise DamagedObject(key, "its pack table has an improper name")
     if pack_count > MAX_SEGMENT_ENTRIES or len(plain) != position + pack_count * PACK_ROW.itemsize:
         raise DamagedObject(key, "its pack table has another length than its number of packs needs")
     rows = np.empty(pack_count, PACK_ROW)
@@ -224,9 +248,13 @@ def _decode_table(key: str, plain: bytes) -> PackTable:
         kind = PACK_ROW[name]
         rows[name] = np.frombuffer(plain, kind, pack_count, position)
         position += pack_count * kind.itemsize
-    if np.any(rows["run"] >= run_count) or np.any(rows["batch"] >= 10**8):
-        raise DamagedObject(key, "its pack table refers to a run or batch that cannot be")
-    return PackTable(key.split("/")[1], tuple(runs), rows)
+    if any(np.any(rows[column] >= name_count) for column in NAMED):
+        raise DamagedObject(key, "its pack table refers to a name that it does not list")
+    if any(np.any(rows[column] >= BATCH_NUMBERS) for column in ("batch", "object_batch")):
+        raise DamagedObject(key, "its pack table refers to a batch that cannot be")
+    if np.any(rows["generation"] > MAX_GENERATION):
+        raise DamagedObject(key, "its pack table refers to a generation of keys that cannot be")
+    return PackTable(tuple(names), rows)
 
 
 def _encode_entries(entries: npt.NDArray[np.void]) -> bytes:
@@ -239,8 +267,9 @@ def _encode_entries(entries: npt.NDArray[np.void]) -> bytes:
         entries["length"],
         entries["flags"],
         entries["hash"],
+        entries["moved"],
     )
-    header = _ENTRIES_HEADER.pack(len(entries), 0)
+    header = _ENTRIES_HEADER.pack(len(entries))
     return header + b"".join(np.ascontiguousarray(column).tobytes() for column in columns)
 
 

@@ -70,7 +70,7 @@ def open_span(store: Store, keys: PrivateKeys, span: Span) -> Iterator[tuple[int
     Raises DamagedObject when the pack's key does not open, ObjectMissing, ObjectTruncated.
     """
     name = span.table.name(span.pack)
-    reader = FrameReader(keys, name, span.table.data_key(span.pack))
+    reader = FrameReader(keys, name.key, span.table.origin(span.pack))
     data = memoryview(store.get_range(name.key, span.start, span.length))
     entries = span.entries
     columns = (
@@ -79,9 +79,10 @@ def open_span(store: Store, keys: PrivateKeys, span: Span) -> Iterator[tuple[int
         entries["length"].tolist(),
         entries["flags"].tolist(),
         np.ascontiguousarray(entries["hash"]).view("V16").ravel().tolist(),
+        entries["moved"].tolist(),
     )
-    for block, start, length, kind, block_hash in zip(*columns, strict=True):
+    for block, start, length, kind, block_hash, moved in zip(*columns, strict=True):
         try:
-            yield block, reader.open(block, kind, block_hash, data[start : start + length])
+            yield block, reader.open(block, kind, block_hash, data[start : start + length], moved)
         except DamagedObject as error:
             yield block, error

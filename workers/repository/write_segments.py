@@ -42,11 +42,15 @@ MAX_LAYERS = 16
 class SegmentWriter:
     """Writes the segments of one disk in one run. Repeating it finds what is written already."""
 
-    def __init__(self, store: Store, keys: MetadataKeys, run: str, disk: str, virtual_size: int) -> None:
+    def __init__(
+        self, store: Store, keys: MetadataKeys, run: str, disk: str, snapshot: str, virtual_size: int
+    ) -> None:
+        """`snapshot` is the uuid of the VDI snapshot that the run was to read."""
         self._store = store
         self._keys = keys
         self._run = run
         self._disk = disk
+        self._snapshot = snapshot
         self._virtual_size = virtual_size
 
     def write(
@@ -66,7 +70,7 @@ class SegmentWriter:
         inherited = self._inherited(plan, parent)
         if not plan.blocks:
             return inherited
-        packs = PackList.of(self._store, self._disk, self._run, plan, committed)
+        packs = PackList.of(self._store, self._disk, self._run, self._snapshot, plan, committed)
         packs.check_complete(plan)
         own = self._write_own(packs, plan, earlier, keep_holes=bool(inherited))
         if packs.strangers:
@@ -93,7 +97,7 @@ class SegmentWriter:
             batches = range(number * _BATCHES, min((number + 1) * _BATCHES, plan.batches))
             unchanged.advance(int(plan.batch(batches[-1])[-1]) + 1)
             tails = packs.read(self._store, self._keys, plan, batches, unchanged.check)
-            piece = unchanged.resolved(_piece_of(self._disk, self._run, tails))
+            piece = unchanged.resolved(_piece_of(self._disk, self._run, self._snapshot, tails))
             if not keep_holes:
                 piece = only_frames(piece)
             if len(piece.entries):
@@ -137,20 +141,25 @@ def _strangers(disk: str, keys: Sequence[str]) -> str:
     )
 
 
-def _piece_of(disk: str, run: str, tails: list[PackTail]) -> BlockMap:
+def _piece_of(disk: str, run: str, snapshot: str, tails: list[PackTail]) -> BlockMap:
+    """Of packs that `PackList.read` has checked: each has one group, of this disk, run and snapshot."""
     rows = np.zeros(len(tails), PACK_ROW)
+    rows["run"] = rows["object_run"] = 1
+    rows["snapshot"] = 2
     entries = np.zeros(sum(len(tail.entries) for tail in tails), SEGMENT_ENTRY)
     end = 0
     for row, tail in enumerate(tails):
-        rows[row]["batch"], rows[row]["size"] = tail.name.batch, tail.size
+        origin = tail.groups[0].origin
+        rows[row]["batch"] = rows[row]["object_batch"] = tail.name.batch
+        rows[row]["size"], rows[row]["generation"] = tail.size, origin.generation
         rows[row]["hash"] = np.frombuffer(tail.name.hash, np.uint8)
-        rows[row]["data_key"] = np.frombuffer(tail.data_key, np.uint8)
+        rows[row]["data_key"] = np.frombuffer(origin.data_key, np.uint8)
         part = entries[end : end + len(tail.entries)]
         for name in ("block", "offset", "length", "flags", "hash"):
             part[name] = tail.entries[name]
         part["pack"] = row
         end += len(tail.entries)
-    return BlockMap(PackTable(disk, (run,), rows), entries)
+    return BlockMap(PackTable((disk, run, snapshot), rows), entries)
 
 
 def _regrouped(pieces: Iterator[BlockMap], size: int) -> Iterator[BlockMap]:

@@ -285,6 +285,7 @@ def _pack_maker(context: StreamContext, work: DiskWork) -> Callable[[int], PackW
             disk=work.disk,
             run=work.run,
             batch=batch,
+            snapshot=work.snapshot,
             virtual_size=work.virtual_size,
             level=worker.compression_level,
             check=worker.check_sealed,

@@ -182,7 +182,12 @@ class _Streams:
         self._ledger.opened(grant)
         following = self._ledger.take(grant)
         while following.verdict is Verdict.CONTINUE and following.batch is not None:
-            place = {"disk": grant.disk, "run": grant.run, "batch": following.batch}
+            place = {
+                "disk": grant.disk,
+                "run": grant.run,
+                "batch": following.batch,
+                "snapshot": work.snapshot,
+            }
             writer = PackWriter(self._keys, **place, virtual_size=work.virtual_size)
             blocks = plan.batch(following.batch)
             writer.add(blocks, memoryview(bytes(len(blocks) * BLOCK_SIZE)))

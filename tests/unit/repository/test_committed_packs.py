@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.repository_machine import DISK, ENCRYPTED, Machine, MemoryStore
+from tests.repository_machine import DISK, ENCRYPTED, SNAPSHOT, Machine, MemoryStore
 from workers.extents import BLOCK_SIZE, Plan
 from workers.repository import DamagedObject, DisagreeingPacks, MissingBatches, Pack, StoredBatches
 
@@ -45,7 +45,7 @@ def test_the_committed_pack_counts_and_the_other_is_an_alarm(machine: Machine, o
     committed = ours.hash + put(machine, 1).hash
     said: list[str] = []
     segments = machine.repository.write_segments(
-        "run1", DISK, PLAN, None, committed=committed, alarm=said.append
+        "run1", DISK, SNAPSHOT, PLAN, None, committed=committed, alarm=said.append
     )
     assert machine.restored(machine.point("run1", segments).disks[0]) == bytes(machine.content)
     assert [another.key in line for line in said] == [True]
@@ -57,7 +57,7 @@ def test_a_pack_of_the_same_content_is_no_alarm(machine: Machine) -> None:
     assert ours.key != same.key
     said: list[str] = []
     machine.repository.write_segments(
-        "run1", DISK, PLAN, None, committed=ours.hash + put(machine, 1).hash, alarm=said.append
+        "run1", DISK, SNAPSHOT, PLAN, None, committed=ours.hash + put(machine, 1).hash, alarm=said.append
     )
     assert said == []
 
@@ -69,11 +69,13 @@ def test_a_damaged_pack_is_an_alarm_beside_the_committed_one_and_a_failure_as_th
     damage(other.key, -1)
     committed = ours.hash + put(machine, 1).hash
     said: list[str] = []
-    machine.repository.write_segments("run1", DISK, PLAN, None, committed=committed, alarm=said.append)
+    machine.repository.write_segments(
+        "run1", DISK, SNAPSHOT, PLAN, None, committed=committed, alarm=said.append
+    )
     assert [other.key in line for line in said] == [True]
     damage(ours.key, -1)
     with pytest.raises(DamagedObject, match=ours.key):
-        machine.repository.write_segments("run1", DISK, PLAN, None, committed=committed)
+        machine.repository.write_segments("run1", DISK, SNAPSHOT, PLAN, None, committed=committed)
 
 
 def test_a_committed_pack_that_is_gone_is_not_replaced_by_another(machine: Machine) -> None:
@@ -82,7 +84,7 @@ def test_a_committed_pack_that_is_gone_is_not_replaced_by_another(machine: Machi
     committed = ours.hash + put(machine, 1).hash
     machine.store.delete(ours.key)
     with pytest.raises(MissingBatches) as caught:
-        machine.repository.write_segments("run1", DISK, PLAN, None, committed=committed)
+        machine.repository.write_segments("run1", DISK, SNAPSHOT, PLAN, None, committed=committed)
     assert caught.value.numbers == (0,)
 
 
@@ -92,7 +94,7 @@ def test_packs_that_differ_are_never_chosen_by_name(machine: Machine, known: byt
     put(machine, 0), put_another(machine, 0)
     put(machine, 1), put(machine, 1)
     with pytest.raises(DisagreeingPacks) as caught:
-        machine.repository.write_segments("run1", DISK, PLAN, None, committed=known)
+        machine.repository.write_segments("run1", DISK, SNAPSHOT, PLAN, None, committed=known)
     assert caught.value.batch == 0
 
 
@@ -102,9 +104,9 @@ def test_a_batch_whose_packs_differ_or_are_damaged_is_read_again(
     last = put(machine, 1)
     short = PLAN.changed_bytes - 512 * BLOCK_SIZE
     put(machine, 0), put_another(machine, 0)
-    found = machine.repository.stored_batches("run1", DISK, PLAN)
+    found = machine.repository.stored_batches("run1", DISK, SNAPSHOT, PLAN)
     assert found == StoredBatches(frozenset({1}), short, len(last.data))
     again = put(machine, 1)
-    assert machine.repository.stored_batches("run1", DISK, PLAN).batches == {1}
+    assert machine.repository.stored_batches("run1", DISK, SNAPSHOT, PLAN).batches == {1}
     damage(again.key, -1)
-    assert machine.repository.stored_batches("run1", DISK, PLAN).batches == set()
+    assert machine.repository.stored_batches("run1", DISK, SNAPSHOT, PLAN).batches == set()

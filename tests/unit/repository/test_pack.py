@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from tests.repository_machine import DISK, ENCRYPTED, PLAIN, Machine, MemoryStore
+from tests.repository_machine import DISK, ENCRYPTED, PLAIN, SNAPSHOT, Machine, MemoryStore
 from tests.unfit_machine import with_bad_memory
 from workers.extents import BLOCK_SIZE, Plan
 from workers.repository import (
@@ -38,7 +38,7 @@ Flip = Callable[[str, int], None]
 
 
 def frames_of(pack: Pack, tail: PackTail, keys: PrivateKeys) -> dict[int, bytes | None]:
-    reader = FrameReader(keys, tail.name, tail.data_key)
+    reader = FrameReader(keys, tail.name.key, tail.groups[0].origin)
     found: dict[int, bytes | None] = {}
     for entry in tail.entries:
         block, start = int(entry["block"]), int(entry["offset"])
@@ -72,7 +72,9 @@ def test_every_kind_of_block_comes_back(store: MemoryStore, keys: PrivateKeys, c
     assert [Kind(kind) for kind in tail.entries["flags"]] == [Kind.ZSTD, Kind.HOLE, Kind.RAW, Kind.ZSTD]
     assert (pack.blocks, pack.holes, pack.plain_bytes) == (4, 1, 4 * BLOCK_SIZE - 1000)
     assert len(content[99]) == BLOCK_SIZE - 1000
-    assert tail.virtual_size == SIZE
+    assert tail.own is not None
+    assert tail.own.virtual_size == SIZE
+    assert tail.own.origin[:5] == (DISK, "run", 0, SNAPSHOT, 0)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,9 @@ def test_a_frame_that_is_not_what_was_sealed_is_found_where_that_is_looked_at(
     keys: PrivateKeys, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PackWriter, "_compare", with_bad_memory(PackWriter._compare))
-    writer = PackWriter(keys.metadata.worker, disk=DISK, run="run", batch=0, virtual_size=SIZE, check=True)
+    writer = PackWriter(
+        keys.metadata.worker, disk=DISK, run="run", batch=0, snapshot=SNAPSHOT, virtual_size=SIZE, check=True
+    )
     with pytest.raises(SealCheckFailed, match=r"^block 7: .*this machine must not write") as caught:
         writer.add(np.array([7]), memoryview(content))
     assert caught.value.exit_code == 4
@@ -126,7 +130,9 @@ def test_blocks_beyond_32_bits_of_offset(store: MemoryStore, keys: PrivateKeys) 
     """The last blocks of a disk of 64 TiB: byte offsets of 46 bits."""
     size = 64 << 40
     last = size // BLOCK_SIZE - 1
-    writer = PackWriter(keys.metadata.worker, disk=DISK, run="run", batch=2**21 - 1, virtual_size=size)
+    writer = PackWriter(
+        keys.metadata.worker, disk=DISK, run="run", batch=2**21 - 1, snapshot=SNAPSHOT, virtual_size=size
+    )
     plain = os.urandom(2 * BLOCK_SIZE)
     writer.add(np.array([last - 1, last]), memoryview(plain))
     pack = writer.finish()
@@ -155,14 +161,18 @@ def test_a_zero_short_last_block_is_a_hole(store: MemoryStore, keys: PrivateKeys
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(keys: PrivateKeys, blocks: list[int], length: int) -> None:
-    writer = PackWriter(keys.metadata.worker, disk=DISK, run="run", batch=0, virtual_size=SIZE)
+    writer = PackWriter(
+        keys.metadata.worker, disk=DISK, run="run", batch=0, snapshot=SNAPSHOT, virtual_size=SIZE
+    )
     writer.add(np.array([2]), memoryview(bytes(BLOCK_SIZE)))
     with pytest.raises(RepositoryError):
         writer.add(np.array(blocks), memoryview(bytes(length)))
 
 
 def test_more_than_a_batch_is_refused(keys: PrivateKeys) -> None:
-    writer = PackWriter(keys.metadata.worker, disk=DISK, run="run", batch=0, virtual_size=1 << 30)
+    writer = PackWriter(
+        keys.metadata.worker, disk=DISK, run="run", batch=0, snapshot=SNAPSHOT, virtual_size=1 << 30
+    )
     with pytest.raises(RepositoryError, match="at most 512"):
         writer.add(np.arange(513), memoryview(bytes(513 * BLOCK_SIZE)))
 
@@ -171,7 +181,7 @@ def test_worker_keys_cannot_open_what_they_sealed(store: MemoryStore) -> None:
     """With all that a worker's file holds: no wrapped key opens, and no key at hand opens index or frame."""
     _, pack = mixed_pack(store, ENCRYPTED)
     tail = read_pack_tail(store, stored(store, pack), ENCRYPTED.metadata)
-    worker = ENCRYPTED.metadata.worker
+    worker, origin = ENCRYPTED.metadata.worker, tail.groups[0].origin
     secrets = (worker.hash_key, worker.data_public_key, worker.metadata_public_key)
     entry = tail.entries[0]
     frame = pack.data[int(entry["offset"]) : int(entry["offset"] + entry["length"])]
@@ -179,9 +189,9 @@ def test_worker_keys_cannot_open_what_they_sealed(store: MemoryStore) -> None:
         with pytest.raises(DamagedObject):
             read_pack_index(store, ObjectInfo(pack.key, len(pack.data)), MetadataKeys(worker, key, key, key))
         with pytest.raises(WrongKey):
-            unwrap(tail.data_key, key, b"")
+            unwrap(origin.data_key, key, b"")
         with pytest.raises(DamagedObject):
-            FrameReader(PrivateKeys(MetadataKeys(worker, key, key, key), (key,)), tail.name, tail.data_key)
+            FrameReader(PrivateKeys(MetadataKeys(worker, key, key, key), (key,)), tail.name.key, origin)
         with pytest.raises(SealBroken):
             unseal(key, 3, frame, b"")
 
@@ -192,7 +202,7 @@ def test_metadata_keys_read_the_index_and_no_frame(store: MemoryStore) -> None:
     tail = read_pack_tail(store, stored(store, pack), metadata)
     for key in (metadata.private_key, metadata.seal_key):
         with pytest.raises(DamagedObject, match="does not open"):
-            FrameReader(PrivateKeys(metadata, (key,)), tail.name, tail.data_key)
+            FrameReader(PrivateKeys(metadata, (key,)), tail.name.key, tail.groups[0].origin)
 
 
 def test_no_plain_byte_is_in_an_encrypted_pack(store: MemoryStore) -> None:
@@ -206,12 +216,14 @@ def test_no_plain_byte_is_in_an_encrypted_pack(store: MemoryStore) -> None:
 
 
 REGIONS = {  # positions from the end of the object
-    "data key": -FOOTER_SIZE + 3,
-    "index key": -FOOTER_SIZE + 90,
-    "frames end": -22,
-    "index length": -15,
-    "version": -12,
-    "flags": -10,
+    "index key": -FOOTER_SIZE + 3,
+    "frames end": -FOOTER_SIZE + 80,
+    "index length": -FOOTER_SIZE + 88,
+    "version": -FOOTER_SIZE + 92,
+    "flags": -FOOTER_SIZE + 94,
+    "signer": -FOOTER_SIZE + 96,
+    "signature": -FOOTER_SIZE + 112,
+    "end of the signature": -9,
     "magic": -1,
     "index": -FOOTER_SIZE - 20,
     "index tag": -FOOTER_SIZE - 1,
@@ -235,7 +247,7 @@ def test_each_damaged_part_of_the_tail_is_one_named_error(
 def test_each_damaged_frame_is_named_with_its_block(store: MemoryStore, keys: PrivateKeys) -> None:
     _, pack = mixed_pack(store, keys)
     tail = read_pack_tail(store, stored(store, pack), keys.metadata)
-    reader = FrameReader(keys, tail.name, tail.data_key)
+    reader = FrameReader(keys, tail.name.key, tail.groups[0].origin)
     for entry in tail.entries[tail.entries["flags"] != Kind.HOLE]:
         start, length, block = int(entry["offset"]), int(entry["length"]), int(entry["block"])
         good = bytes(pack.data[start : start + length])
@@ -252,23 +264,26 @@ def test_each_damaged_frame_is_named_with_its_block(store: MemoryStore, keys: Pr
                 reader.open(block, kind, entry["hash"].tobytes(), good)
 
 
-def test_a_frame_of_another_block_disk_run_or_repository_does_not_open(store: MemoryStore) -> None:
+def test_a_frame_of_another_block_disk_run_snapshot_or_repository_does_not_open(store: MemoryStore) -> None:
     _, pack = mixed_pack(store, ENCRYPTED)
     tail = read_pack_tail(store, stored(store, pack), ENCRYPTED.metadata)
     entry = tail.entries[0]
     frame = bytes(pack.data[int(entry["offset"]) : int(entry["offset"] + entry["length"])])
-    reader = FrameReader(ENCRYPTED, tail.name, tail.data_key)
+    origin = tail.groups[0].origin
+    reader = FrameReader(ENCRYPTED, tail.name.key, origin)
     with pytest.raises(DamagedObject, match="seal is broken"):
         reader.open(4, int(entry["flags"]), entry["hash"].tobytes(), frame)
     elsewhere = PrivateKeys.from_masters("00000000-0000-0000-0000-000000000000", [b"m" * 32])
-    for keys, name in (
-        (ENCRYPTED, tail.name._replace(disk="other")),
-        (ENCRYPTED, tail.name._replace(run="other")),
-        (ENCRYPTED, tail.name._replace(batch=1)),
-        (elsewhere, tail.name),
+    for keys, other in (
+        (ENCRYPTED, origin._replace(disk="other")),
+        (ENCRYPTED, origin._replace(run="other")),
+        (ENCRYPTED, origin._replace(batch=1)),
+        (ENCRYPTED, origin._replace(snapshot="other")),
+        (ENCRYPTED, origin._replace(generation=1)),
+        (elsewhere, origin),
     ):
-        with pytest.raises(DamagedObject):
-            FrameReader(keys, name, tail.data_key)
+        with pytest.raises(DamagedObject, match=r"does not open|newer than the private key"):
+            FrameReader(keys, tail.name.key, other)
 
 
 @pytest.mark.parametrize(

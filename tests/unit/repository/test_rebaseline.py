@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.repository_machine import DISK, ENCRYPTED, PLAIN, Machine, MemoryStore
+from tests.repository_machine import DISK, ENCRYPTED, PLAIN, SNAPSHOT, Machine, MemoryStore
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, Plan, block_count
 from workers.repository import (
     DamagedObject,
@@ -52,7 +52,7 @@ def put_compared(m: Machine, run: str, earlier: DiskPoint, batches: range | None
 
 
 def segments_of(m: Machine, run: str, earlier: DiskPoint | None) -> DiskPoint:
-    segments = m.repository.write_segments(run, DISK, Plan.full(m.size), None, earlier)
+    segments = m.repository.write_segments(run, DISK, SNAPSHOT, Plan.full(m.size), None, earlier)
     m.parent = None  # of a full
     m.parent = m.point(run, segments).disks[0]
     return m.parent

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.repository_machine import DISK, ENCRYPTED, PLAIN, VM, Machine, MemoryStore
+from tests.repository_machine import DISK, ENCRYPTED, PLAIN, SNAPSHOT, VM, Machine, MemoryStore
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, Plan
 from workers.repository import (
     AlreadyWritten,
@@ -277,11 +277,11 @@ def test_a_vm_of_a_run_is_recorded_once_and_until_the_run_has_ended(
 def test_batches_with_a_pack_are_found_with_their_bytes(store: MemoryStore, repository: Repository) -> None:
     size = 3 * BATCH_BLOCKS * BLOCK_SIZE - 512  # the disk's last block is short
     plan = Plan.full(size)
-    assert repository.stored_batches("run1", DISK, plan) == StoredBatches(frozenset(), 0, 0)
+    assert repository.stored_batches("run1", DISK, SNAPSHOT, plan) == StoredBatches(frozenset(), 0, 0)
     for batch, tag_of in ((0, "a"), (2, "c"), (7, "d")):
         store.put_if_absent(f"packs/{DISK}/run1/{batch:08d}-{tag_of * 32}", b"12345")
     store.put_if_absent(f"packs/{DISK}/run2/00000001-{'e' * 32}", b"12345")
-    found = repository.stored_batches("run1", DISK, plan)
+    found = repository.stored_batches("run1", DISK, SNAPSHOT, plan)
     assert found == StoredBatches(frozenset({0, 2}), 2 * BATCH_BLOCKS * BLOCK_SIZE - 512, 10)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.repository_machine import DISK, ENCRYPTED, PLAIN, Machine, MemoryStore
+from tests.repository_machine import DISK, ENCRYPTED, PLAIN, SNAPSHOT, Machine, MemoryStore
 from workers.extents import BLOCK_SIZE, Plan, block_count
 from workers.repository import (
     AlreadyWritten,
@@ -27,7 +27,7 @@ from workers.repository import (
     read_segment,
 )
 from workers.repository.overlay import visible, windows
-from workers.repository.segment import PACK_ROW, SEGMENT_ENTRY, join, seal_segment, without_unused
+from workers.repository.segment import NAMED, PACK_ROW, SEGMENT_ENTRY, join, seal_segment, without_unused
 from workers.repository.store import ObjectMissing
 
 Flip = Callable[[str, int], None]
@@ -38,10 +38,12 @@ def big_piece(count: int, size: int = 1 << 62) -> BlockMap:
     """Entries at random places of huge packs: offsets of 62 bits."""
     random = np.random.default_rng(5)
     rows = np.zeros(40, PACK_ROW)
-    rows["run"] = random.integers(0, 2, 40)
-    rows["batch"] = np.arange(40)
+    for column in NAMED:
+        rows[column] = random.integers(0, 5, 40)
+    rows["batch"] = rows["object_batch"] = np.arange(40)
     rows["size"] = size
     rows["hash"] = random.integers(0, 256, (40, 16))
+    rows["generation"] = random.integers(0, 256, 40)
     rows["data_key"] = random.integers(0, 256, (40, 80))
     entries = np.zeros(count, SEGMENT_ENTRY)
     entries["block"] = np.sort(random.choice(2**30, count, replace=False))
@@ -50,7 +52,8 @@ def big_piece(count: int, size: int = 1 << 62) -> BlockMap:
     entries["length"] = random.integers(1, 65537, count)
     entries["flags"] = random.integers(0, 2, count)
     entries["hash"] = random.integers(0, 256, (count, 16))
-    return BlockMap(PackTable(DISK, ("run-a", "run-b"), rows), entries)
+    entries["moved"][::7] = random.integers(0, 2**64, len(entries[::7]), dtype=np.uint64)
+    return BlockMap(PackTable((DISK, "other-disk", "run-a", "run-b", "snap"), rows), entries)
 
 
 def test_a_large_segment_comes_back(store: MemoryStore, keys: PrivateKeys) -> None:
@@ -60,7 +63,7 @@ def test_a_large_segment_comes_back(store: MemoryStore, keys: PrivateKeys) -> No
     store.objects[key] = data
     again = read_segment(store, keys.metadata, reference, 64 << 40)
     assert np.array_equal(again.entries, piece.entries)
-    assert again.table.runs == piece.table.runs
+    assert again.table.names == piece.table.names
     assert np.array_equal(again.table.rows, piece.table.rows)
     assert (reference.entries, reference.packs, reference.size) == (5000, 40, len(data))
 
@@ -81,6 +84,7 @@ def test_a_dense_segment_costs_little_more_than_its_hashes(store: MemoryStore) -
     random = np.random.default_rng(5)
     piece = big_piece(count)
     piece.entries["block"] = np.arange(count)
+    piece.entries["moved"] = 0
     piece.entries["pack"] = np.arange(count) // 512 % 40
     piece.entries["length"] = random.integers(20_000, 30_000, count)
     ends = np.cumsum(piece.entries["length"], dtype=np.uint64)
@@ -145,14 +149,16 @@ def test_the_17th_layer_merges_all(machine: NewMachine, monkeypatch: pytest.Monk
     m.put_packs("run16", plan)
     with monkeypatch.context() as patch:
         patch.setattr("workers.repository.write_segments.MAX_LAYERS", 99)
-        unmerged = m.point("run16", m.repository.write_segments("run16", DISK, plan, m.parent)).disks[0]
+        unmerged = m.point(
+            "run16", m.repository.write_segments("run16", DISK, SNAPSHOT, plan, m.parent)
+        ).disks[0]
     monkeypatch.setattr("workers.repository.write_segments.SEGMENT_ENTRIES", 100)
-    merged = m.point("run16", m.repository.write_segments("run16", DISK, plan, m.parent)).disks[0]
+    merged = m.point("run16", m.repository.write_segments("run16", DISK, SNAPSHOT, plan, m.parent)).disks[0]
     assert (len(unmerged.layers()), len(merged.layers())) == (17, 1)
     assert len(merged.segments) > 3
     assert max(segment.entries for segment in merged.segments) == 100
     assert m.restored(merged) == m.restored(unmerged) == bytes(m.content)
-    assert m.repository.write_segments("run16", DISK, plan, m.parent) == merged.segments
+    assert m.repository.write_segments("run16", DISK, SNAPSHOT, plan, m.parent) == merged.segments
 
 
 def test_write_segments_again_gives_the_same(machine: NewMachine) -> None:
@@ -160,9 +166,9 @@ def test_write_segments_again_gives_the_same(machine: NewMachine) -> None:
     m.write([5, 600, 1200])
     plan = Plan.full(m.size)
     m.put_packs("run1", plan)
-    first = m.repository.write_segments("run1", DISK, plan, None)
+    first = m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None)
     before = dict(m.store.objects)
-    assert m.repository.write_segments("run1", DISK, plan, None) == first
+    assert m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None) == first
     assert m.store.objects == before
 
 
@@ -177,12 +183,12 @@ def test_of_two_packs_of_a_batch_one_is_taken_and_a_damaged_one_is_not(
     names = sorted(key for key in m.store.objects if key.startswith("packs/"))
     assert len(names) == 4
     damage(names[0], -1)
-    disk = m.point("run1", m.repository.write_segments("run1", DISK, plan, None)).disks[0]
+    disk = m.point("run1", m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None)).disks[0]
     assert m.restored(disk) == bytes(m.content)
-    assert m.repository.write_segments("run1", DISK, plan, None) == disk.segments
+    assert m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None) == disk.segments
     damage(names[1], -1)
     with pytest.raises(DamagedObject, match=names[0]):
-        m.repository.write_segments("run1", DISK, plan, None)
+        m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None)
 
 
 def test_a_later_attempt_that_finds_other_packs_keeps_what_is_written(machine: NewMachine) -> None:
@@ -190,10 +196,10 @@ def test_a_later_attempt_that_finds_other_packs_keeps_what_is_written(machine: N
     m.write([5])
     plan = Plan.full(m.size)
     m.put_packs("run1", plan)
-    first = m.repository.write_segments("run1", DISK, plan, None)
+    first = m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None)
     for _ in range(6):
         m.put_packs("run1", plan)
-    assert m.repository.write_segments("run1", DISK, plan, None) == first
+    assert m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None) == first
 
 
 def test_missing_batches_are_named_and_nothing_is_written(machine: NewMachine) -> None:
@@ -202,7 +208,7 @@ def test_missing_batches_are_named_and_nothing_is_written(machine: NewMachine) -
     pack = m.pack("run1", plan, 2)
     m.store.put_if_absent(pack.key, pack.data)
     with pytest.raises(MissingBatches) as caught:
-        m.repository.write_segments("run1", DISK, plan, None)
+        m.repository.write_segments("run1", DISK, SNAPSHOT, plan, None)
     assert caught.value.numbers == (0, 1, 3)
     assert not [key for key in m.store.objects if key.startswith("segments/")]
 
@@ -212,10 +218,10 @@ def test_a_pack_of_another_plan_is_not_taken(machine: NewMachine) -> None:
     pack = m.pack("run1", m.plan([1, 2, 3]), 0)
     m.store.put_if_absent(pack.key, pack.data)
     with pytest.raises(DamagedObject, match="blocks of its batch"):
-        m.repository.write_segments("run1", DISK, m.plan([1, 2, 4]), None)
+        m.repository.write_segments("run1", DISK, SNAPSHOT, m.plan([1, 2, 4]), None)
     grown = Plan.from_bitmap(m.plan([1, 2, 3]).bitmap, m.size - 1)
     with pytest.raises(DamagedObject, match="another size"):
-        m.repository.write_segments("run1", DISK, grown, None)
+        m.repository.write_segments("run1", DISK, SNAPSHOT, grown, None)
 
 
 def test_a_run_that_is_used_again_for_other_blocks_is_refused(machine: NewMachine) -> None:
@@ -235,7 +241,7 @@ def test_a_smaller_disk_than_its_parent_is_refused(machine: NewMachine) -> None:
     parent = m.backup("run1", Plan.full(m.size))
     smaller = Plan.from_bitmap(bytes(11) + b"\x80", 90 * BLOCK_SIZE)
     with pytest.raises(RepositoryError, match="smaller"):
-        m.repository.write_segments("run2", DISK, smaller, parent)
+        m.repository.write_segments("run2", DISK, SNAPSHOT, smaller, parent)
 
 
 def written_segment(m: Machine) -> tuple[DiskPoint, SegmentRef]:
@@ -324,7 +330,7 @@ def test_joined_maps_list_each_pack_once() -> None:
     assert len(joined.table) == len(np.unique(piece.entries["pack"]))
     for before, after in zip(piece.entries, joined.entries, strict=True):
         assert piece.table.name(before["pack"]) == joined.table.name(after["pack"])
-        assert piece.table.data_key(before["pack"]) == joined.table.data_key(after["pack"])
+        assert piece.table.origin(before["pack"]) == joined.table.origin(after["pack"])
 
 
 Layers = list[dict[int, tuple[int, bool]]]
@@ -346,7 +352,7 @@ def test_laying_layers_over_one_another_is_what_a_dict_does(layers: Layers, cut:
     expected: dict[int, tuple[int, int]] = {}
     for number, layer in enumerate(layers):
         rows = np.zeros(1, PACK_ROW)
-        rows["batch"] = number
+        rows["batch"] = rows["object_batch"] = number
         rows["size"] = 1 << 40
         entries = np.zeros(len(layer), SEGMENT_ENTRY)
         for entry, (block, (mark, hole)) in zip(entries, sorted(layer.items()), strict=True):
@@ -355,7 +361,7 @@ def test_laying_layers_over_one_another_is_what_a_dict_does(layers: Layers, cut:
             expected[block] = (number, 16 + mark)
         segments: list[SegmentRef] = []
         for start in range(0, len(layer), cut):
-            piece = BlockMap(PackTable(DISK, (f"run{number}",), rows), entries[start : start + cut])
+            piece = BlockMap(PackTable((f"run{number}",), rows), entries[start : start + cut])
             key = f"segments/{DISK}/run{number}/{start:08d}"
             _, reference = seal_segment(ENCRYPTED.metadata, key, piece)
             pieces[key] = piece

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -77,13 +78,14 @@ class Site:
     def disks(self) -> list[str]:
         return [disk["vdi"] for vm in self.pool.vms() for disk in vm["disks"]]
 
-    def submit(self) -> str:
-        """A new run. A point's time is the pool's, to the second; no two nights of ours share one."""
+    def submit(self, policy: str | None = None) -> str:
+        """A new run. A run's name has its time, to the second; no two nights of ours share one."""
         newest = max((info.key.rsplit("/", 1)[1][:16] for info in self.store.list("points/")), default="")
         while datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ") <= newest:
             time.sleep(0.05)
         names = [vm["name"] for vm in self.pool.vms()]
-        return submit_run(self.ledger, request_for_vms(self.settings, "lab", names))
+        request = request_for_vms(self.settings, "lab", names)
+        return submit_run(self.ledger, replace(request, policy=policy))
 
     def work(
         self,
