@@ -14,18 +14,14 @@ from workers.repository import (
     Point,
     PrivateKeys,
     Repository,
-    SegmentRef,
     list_points,
     newest_disks,
-    read_segment,
     verify_points,
 )
 from workers.repository.envelope import seal_object
-from workers.repository.naming import segment_key, supplement_key
-from workers.repository.segment import seal_segment
+from workers.repository.naming import supplement_key
 
 RUN = "20261122T010000Z-night1"
-Segments = tuple[SegmentRef, ...]
 
 
 @pytest.fixture
@@ -42,17 +38,6 @@ def point(machine: Machine) -> Point:
     return made
 
 
-def moved(machine: Machine, segments: Segments, run: str) -> Segments:
-    """The same block map under other names."""
-    made = []
-    for number, segment in enumerate(segments):
-        piece = read_segment(machine.store, machine.keys.metadata, segment, machine.size)
-        key = segment_key(DISK, run, number)
-        machine.store.objects[key], reference = seal_segment(machine.keys.metadata, key, piece)
-        made.append(reference)
-    return tuple(made)
-
-
 def plant(machine: Machine, point: Point, number: int, /, **members: object) -> str:
     """A supplement that is well sealed, with these members in place of its own."""
     key = supplement_key(point.key, number)
@@ -65,7 +50,7 @@ def plant(machine: Machine, point: Point, number: int, /, **members: object) -> 
 def test_whoever_reads_the_point_reads_the_newest_supplement(machine: Machine, point: Point) -> None:
     segments = point.disks[0].segments
     for number, run in ((1, "moved-1"), (2, "moved-2")):
-        instead = moved(machine, segments, run)
+        instead = machine.moved(segments, run)
         made = machine.repository.supplement(point, {DISK: instead})
         assert supplement_key(point.key, number) in machine.store.objects
         for segment in segments:
@@ -88,7 +73,7 @@ def test_whoever_reads_the_point_reads_the_newest_supplement(machine: Machine, p
 
 
 def test_a_run_builds_upon_what_the_supplement_says(machine: Machine, point: Point) -> None:
-    made = machine.repository.supplement(point, {DISK: moved(machine, point.disks[0].segments, "moved")})
+    made = machine.repository.supplement(point, {DISK: machine.moved(point.disks[0].segments, "moved")})
     for segment in point.disks[0].segments:
         del machine.store.objects[segment.key]
     machine.parent = made.disks[0]
@@ -101,7 +86,7 @@ def test_a_disk_that_it_does_not_name_keeps_its_segments(machine: Machine, point
 
 
 def test_a_damaged_one_is_damage_and_a_lower_one_never_counts(machine: Machine, point: Point) -> None:
-    machine.repository.supplement(point, {DISK: moved(machine, point.disks[0].segments, "moved")})
+    machine.repository.supplement(point, {DISK: machine.moved(point.disks[0].segments, "moved")})
     key = plant(machine, point, 2)
     machine.store.objects[key] = machine.store.objects[key][:-1]
     with pytest.raises(DamagedObject) as caught:
@@ -148,7 +133,7 @@ def test_segments_of_another_disk_or_out_of_order_are_refused(machine: Machine, 
 def test_of_two_at_the_same_time_one_counts_and_the_other_is_told(
     machine: Machine, point: Point, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = (moved(machine, point.disks[0].segments, run) for run in ("moved-1", "moved-2"))
+    ours, theirs = (machine.moved(point.disks[0].segments, run) for run in ("moved-1", "moved-2"))
     before = dict(machine.store.objects)
     machine.repository.supplement(point, {DISK: theirs})
     after, machine.store.objects = machine.store.objects, before
