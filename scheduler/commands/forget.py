@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption
+from scheduler.commands.damage import damage_document, show_damage
+from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end
 from scheduler.connections import open_repository
-from scheduler.finishing.forgetting import decide_by_policy, find_named
+from scheduler.finishing.forgetting import OnDamage, decide_by_policy, find_named
 from scheduler.finishing.forgetting import forget as forget_points
 from scheduler.policies.policy import Policy, parse_policies
 from scheduler.policies.retention import Decision
 from scheduler.terminal.tables import TextTable
-from workers.errors import ConfigurationError
+from workers.errors import CbtfleetError, ConfigurationError
 from workers.repository import Point, Repository
 from workers.settings import Settings
 
@@ -48,7 +49,8 @@ def forget(
         raise ConfigurationError("--even-last is for points that are named: a policy never forgets these")
     chosen = {} if points else _chosen(settings, policy)
     with open_repository(settings) as repository:
-        decisions = _decisions(repository, chosen, points or [], even_last)
+        damaged: list[CbtfleetError] = []
+        decisions = _decisions(repository, chosen, points or [], even_last, damaged.append)
         if not dry_run:
             forget_points(repository, [decision.point for decision in decisions if not decision.kept_by])
     invocation.answer(
@@ -58,9 +60,12 @@ def forget(
             "kept": [
                 {**_describe(each.point), "kept_by": list(each.kept_by)} for each in decisions if each.kept_by
             ],
+            **damage_document(damaged),
         },
-        lambda console: _show(console, decisions, dry_run),
+        lambda console: _show(console, decisions, dry_run, damaged),
     )
+    if damaged:
+        end(FAILED)
 
 
 def _chosen(settings: Settings, name: str | None) -> dict[str, Policy]:
@@ -78,11 +83,19 @@ def _chosen(settings: Settings, name: str | None) -> dict[str, Policy]:
 
 
 def _decisions(
-    repository: Repository, policies: dict[str, Policy], points: Sequence[str], even_last: bool
+    repository: Repository,
+    policies: dict[str, Policy],
+    points: Sequence[str],
+    even_last: bool,
+    on_damage: OnDamage,
 ) -> list[Decision]:
     if points:
-        return [Decision(point, ()) for point in find_named(repository, points, even_last=even_last)]
-    return [each for name, policy in policies.items() for each in decide_by_policy(repository, name, policy)]
+        named = find_named(repository, points, even_last=even_last, on_damage=on_damage)
+        return [Decision(point, ()) for point in named]
+    found = []
+    for name, policy in policies.items():
+        found += decide_by_policy(repository, name, policy, on_damage=on_damage)
+    return found
 
 
 def _describe(point: Point) -> Mapping[str, object]:
@@ -95,7 +108,14 @@ def _describe(point: Point) -> Mapping[str, object]:
     }
 
 
-def _show(console: Console, decisions: Sequence[Decision], dry_run: bool) -> None:
+def _show(
+    console: Console, decisions: Sequence[Decision], dry_run: bool, damaged: Sequence[CbtfleetError]
+) -> None:
+    _show_decisions(console, decisions, dry_run)
+    show_damage(console, damaged)
+
+
+def _show_decisions(console: Console, decisions: Sequence[Decision], dry_run: bool) -> None:
     if not decisions:
         console.print("No restore point of these policies yet.")
         return

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, note, tell
+from scheduler.commands.damage import damage_document
+from scheduler.commands.invocation import FAILED, ConfigOption, Invocation, JsonOption, end, note, tell
 from scheduler.commands.results import RunSummary, summary
 from scheduler.connections import open_ledger, open_repository
 from scheduler.runs.facts import results, run_facts
@@ -32,12 +33,23 @@ def runs(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """List the runs, oldest first: those that ended, from the repository, and those going on."""
     invocation = Invocation.of(context, config, as_json)
     settings = invocation.settings()
+    damaged: list[CbtfleetError] = []
+
+    def pass_over(error: CbtfleetError) -> None:
+        _not_listed(error)
+        damaged.append(error)
+
     with open_repository(settings, tell) as repository:
-        found = {result.run: summary(result) for result in results(repository, _not_listed)}
+        found = {result.run: summary(result) for result in results(repository, pass_over)}
     for going_on in _live(settings):
         found.setdefault(going_on.run, going_on)
     rows = list(found.values())
-    invocation.answer({"runs": [asdict(row) for row in rows]}, lambda console: _show(console, rows))
+    invocation.answer(
+        {"runs": [asdict(row) for row in rows], **damage_document(damaged)},
+        lambda console: _show(console, rows),
+    )
+    if damaged:
+        end(FAILED)
 
 
 def cancel(

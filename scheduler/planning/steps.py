@@ -40,7 +40,7 @@ from scheduler.runs.values import FailedDisk, OpenRun, SkippedDrive, VmFacts
 from workers.errors import CbtfleetError
 from workers.extents import BitmapError
 from workers.fleet import DiskFacts, DiskWork
-from workers.repository import AlreadyWritten, DiskPoint
+from workers.repository import AlreadyWritten, DiskPoint, Repository
 from workers.xenapi import NotExportable, Session, XapiFailure, nbd_endpoints
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,11 @@ def plan_vm(context: ControlContext, run: str, vm_uuid: str) -> None:
     pool = context.settings.pool(request.pool)
     hosts = {host for work in works for host in work.hosts}
     ledger.set_hosts(request.pool, hosts, pool.connections_per_host, confirm=pool.reclaim == "confirmed")
-    ledger.start_vm(run, vm_uuid, works)
+    ledger.start_vm(run, vm_uuid, [_signed(context.repository, work) for work in works])
+
+
+def _signed(repository: Repository, work: DiskWork) -> DiskWork:
+    return replace(work, facts=replace(work.facts, signature=repository.sign_order(work.order).hex()))
 
 
 class _VmPlanner:

@@ -136,14 +136,21 @@ def test_a_vm_that_is_being_backed_up_keeps_all_of_its_points(site: CommandLine)
     assert ids(site.json("forget", "--policy", "nightly")["forgotten"]) == [points[0].id]
 
 
-def test_nothing_is_forgotten_while_nobody_can_read_which_vms_a_run_backs_up(site: CommandLine) -> None:
+def test_of_a_run_whose_record_cannot_be_read_the_vms_that_it_has_planned_keep_their_points(
+    site: CommandLine,
+) -> None:
+    """Of the others it chooses a base only when it plans them."""
     points = [commit(site, f"{day}T01:00") for day in (18, 19, 20)]
+    others = [commit(site, f"{day}T01:00", vm="db") for day in (18, 19, 20)]
     with repository(site) as opened:
         opened.open_run("newer", b'{"version":2}')
-    for command in (("--policy", "nightly"), (points[0].id, "--even-last")):
-        refused = site("forget", *command)
-        assert (refused.code, refused.said.partition(": ")[0]) == (1, "the record of open run newer")
-    assert len(left(site)) == 3
+        opened.keep_run_vm("newer", "u-web", b"its plan")
+    done = site("forget", "--policy", "nightly", "--json")
+    assert (done.code, ids(done.json["forgotten"])) == (1, [others[0].id])
+    assert [row["why"].partition(": ")[0] for row in done.json["damaged"]] == ["the record of open run newer"]
+    refused = site("forget", points[0].id, "--even-last")
+    assert (refused.code, "a run is backing this VM up" in refused.said) == (1, True)
+    assert "the record of open run newer" in site("forget", "--policy", "nightly").out
 
 
 def test_a_point_that_cannot_be_read_is_neither_counted_nor_forgotten(site: CommandLine) -> None:
@@ -151,8 +158,13 @@ def test_a_point_that_cannot_be_read_is_neither_counted_nor_forgotten(site: Comm
     broken = site.folder / "store" / points[2].key
     broken.chmod(0o600)
     broken.write_bytes(b"damaged")
-    done = site.json("forget", "--policy", "nightly")
-    assert (done["forgotten"], ids(done["kept"])) == ([], [points[0].id, points[1].id])
+    done = site("forget", "--policy", "nightly", "--json")
+    assert (done.code, done.json["forgotten"], ids(done.json["kept"])) == (
+        1,
+        [],
+        [points[0].id, points[1].id],
+    )
+    assert [row["object"] for row in done.json["damaged"]] == [points[2].key]
     assert broken.exists()
 
 

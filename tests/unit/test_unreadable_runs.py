@@ -54,7 +54,8 @@ def test_other_results_are_listed(site: CommandLine) -> None:
     path.chmod(0o600)
     path.write_bytes(b"damaged")
     done = site("runs", "--json")
-    assert (done.code, [run["run"][-1] for run in done.json["runs"]]) == (0, ["1", "3"])
+    assert (done.code, [run["run"][-1] for run in done.json["runs"]]) == (1, ["1", "3"])
+    assert [row["object"] for row in done.json["damaged"]] == [None, "runs/20261122T010000Z-000004/result"]
     version, damaged = [line for line in done.err.splitlines() if "go on" not in line]
     assert version == (
         f"cbtfleet: a run is not listed: the result of run 20261120T010000Z-000002: {ANOTHER_VERSION}"

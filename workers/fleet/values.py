@@ -31,6 +31,8 @@ class DiskFacts(Record):
     incremental_to: str | None = None
     compared_with: str | None = None
     insecure: bool = False
+    signature: str = ""
+    """Of `DiskWork.order`, in hexadecimal digits: what a worker reads, the scheduler has signed."""
 
 
 _COMPRESSED = b"\x00zlib\x00"
@@ -69,6 +71,12 @@ class DiskWork:
     done: frozenset[int] = frozenset()
     read_bytes: int = 0
     stored_bytes: int = 0
+
+    @property
+    def order(self) -> bytes:
+        """What decides whose bytes are read, and how: whoever can write to Redis must not."""
+        size, insecure = str(self.virtual_size), str(self.facts.insecure)
+        return "\0".join((self.run, self.vm, self.disk, self.pool, self.snapshot, size, insecure)).encode()
 
 
 class Verdict(StrEnum):

@@ -26,14 +26,14 @@ def sign_order(keys: MetadataKeys, order: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(keys.order_key).sign(_signed(keys.repository, order))
 
 
-def check_order(keys: WorkerKeys, order: bytes, signature: bytes) -> None:
-    """Raises OrderNotSigned."""
+def check_order(keys: WorkerKeys, order: bytes, signature: str) -> None:
+    """`signature` is in hexadecimal digits. Raises OrderNotSigned."""
     if not keys.encrypted:
         return
     try:
         public_key = Ed25519PublicKey.from_public_bytes(keys.order_public_key)
-        public_key.verify(signature, _signed(keys.repository, order))
-    except InvalidSignature as error:
+        public_key.verify(bytes.fromhex(signature), _signed(keys.repository, order))
+    except (InvalidSignature, ValueError) as error:
         raise OrderNotSigned(
             "an order is not signed with this repository's order key: check that scheduler and worker have"
             " key files of one repository, and who can write to Redis"

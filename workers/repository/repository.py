@@ -36,6 +36,7 @@ from workers.repository.naming import (
     run_vms_prefix,
     supplement_key,
 )
+from workers.repository.orders import sign_order
 from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
 from workers.repository.sealed_objects import SealedObjects
@@ -84,6 +85,10 @@ class Repository:
         """Keeps the changed-block bitmap beside the backup. Raises AlreadyWritten if another one is kept."""
         data = _VIRTUAL_SIZE.pack(plan.virtual_size) + plan.bitmap
         self._objects.put(bitmap_key(disk, run), data, BITMAP)
+
+    def sign_order(self, order: bytes) -> bytes:
+        """The signature by which workers know that a scheduler of this repository gave the order."""
+        return sign_order(self._keys, order)
 
     def plan(self, run: str, disk: str) -> Plan:
         """Raises ObjectMissing when none was kept, DamagedObject."""
@@ -160,6 +165,11 @@ class Repository:
     def run_names(self) -> set[str]:
         """Every run that is at work, was abandoned, or has ended."""
         return {match[1] for info in self._store.list("runs/") if (match := _RUN_KEY.match(info.key))}
+
+    def run_vms(self, run: str) -> set[str]:
+        """The VMs (uuids) of which the run has read something, by the names of their records."""
+        prefix = run_vms_prefix(run)
+        return {info.key.removeprefix(prefix) for info in self._store.list(prefix)}
 
     def close_run(self, run: str, result: bytes) -> None:
         """Keeps the result and says that the run has ended; again is fine, the first result stays."""

@@ -12,7 +12,7 @@
       reports, the ledger away, the host's end not seen
     wrong password, untrusted pool, no access to the store,  FATAL        the disk fails: a person must look
       a snapshot that is gone or changed, the only host
-      refuses for good
+      refuses for good, an order that nobody has signed
 
 Three failures in a row close a host for everybody, so FAILED is only what another host would not have shared.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 from workers.errors import CbtfleetError, ConfigurationError, MachineUnfit
 from workers.fleet import DiskWork, Outcome
 from workers.nbd import Busy, NbdError
-from workers.repository import AccessDenied, ClockWrong, StoreError
+from workers.repository import AccessDenied, ClockWrong, OrderNotSigned, StoreError
 from workers.xenapi import (
     AnswerLost,
     LoginRefused,
@@ -58,7 +58,7 @@ class NeverOpened(Withdrawn):
     """The same, before there was a connection."""
 
 
-_HOPELESS = (WrongSize, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
+_HOPELESS = (WrongSize, OrderNotSigned, ConfigurationError, LoginRefused, PoolUntrusted, AccessDenied)
 _OF_THIS_MACHINE = (MachineUnfit, ClockWrong)
 _SHARED = (*_OF_THIS_MACHINE, StoreError, PoolUnreachable, SessionLost, AnswerLost)
 

@@ -21,7 +21,15 @@ from workers.logs import bind
 from workers.messages import Grant
 from workers.nbd import Connection, Deadlines, NbdError, Tls, Unreachable, connect
 from workers.records import RecordUnreadable
-from workers.repository import KnownHashes, ObjectExists, Pack, PackWriter, Store, WorkerKeys
+from workers.repository import (
+    KnownHashes,
+    ObjectExists,
+    Pack,
+    PackWriter,
+    Store,
+    WorkerKeys,
+    check_order,
+)
 from workers.settings import PoolSettings, Settings
 from workers.stream.lease import LeaseKeeper
 from workers.stream.outcomes import (
@@ -178,6 +186,7 @@ def _transfer(
     at_end: ExitStack,
     sent: float,
 ) -> Verdict:
+    check_order(context.keys, work.order, work.facts.signature)
     plan = Plan.unpack(context.ledger.plan(grant.run, grant.disk), work.virtual_size)
     pool = context.settings.pool(grant.pool)
     session = at_end.enter_context(context.sessions.borrow(grant.pool))

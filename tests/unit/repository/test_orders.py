@@ -12,7 +12,7 @@ def test_an_order_is_believed_only_from_its_repositorys_scheduler() -> None:
     scheduler, worker = ENCRYPTED.metadata, ENCRYPTED.metadata.worker
     signature = sign_order(scheduler, b"read it")
     assert len(signature) == 64
-    check_order(worker, b"read it", signature)
+    check_order(worker, b"read it", signature.hex())
     stranger = PrivateKeys.from_masters(ENCRYPTED.repository, [secret("another")]).metadata
     elsewhere = PrivateKeys.from_masters(PLAIN.repository[:-1] + "0", [secret("master")]).metadata
     for order, signed in (
@@ -22,11 +22,14 @@ def test_an_order_is_believed_only_from_its_repositorys_scheduler() -> None:
         (b"read it", sign_order(elsewhere, b"read it")),
         (b"read it", bytes(64)),
         (b"read it", b""),
+        (b"read it", signature[:-1]),
     ):
         with pytest.raises(OrderNotSigned, match="not signed"):
-            check_order(worker, order, signed)
+            check_order(worker, order, signed.hex())
+    with pytest.raises(OrderNotSigned, match="not signed"):
+        check_order(worker, b"read it", "no digits")
 
 
 def test_orders_of_an_unencrypted_repository_have_no_signature() -> None:
     assert sign_order(PLAIN.metadata, b"read it") == bytes(64)
-    check_order(PLAIN.metadata.worker, b"read it", bytes(64))
+    check_order(PLAIN.metadata.worker, b"read it", "")

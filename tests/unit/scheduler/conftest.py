@@ -38,6 +38,8 @@ from workers.settings import Settings
 from workers.stream.stream import StreamContext, run_stream
 from workers.xenapi import Session, Sessions
 
+PASSPHRASE = "a passphrase of the tests"
+
 
 class Site:
     """One pool, one repository, one ledger."""
@@ -47,7 +49,7 @@ class Site:
         self.settings = settings
         self.folder = folder
         self.store = open_store(settings.repository)
-        self.keys: PrivateKeys = load_private_keys(self.store, settings.repository, lambda: "")
+        self.keys: PrivateKeys = load_private_keys(self.store, settings.repository, lambda: PASSPHRASE)
         self.repository = Repository.open(self.store, self.keys)
         self.ledger = Ledger.from_url(settings.redis_url())
         self.ledger.found()
@@ -135,16 +137,17 @@ class Site:
 
 
 @pytest.fixture
-def make_site(tmp_path: Path, redis_url: str) -> Iterator[Callable[[PoolSpec], Site]]:
+def make_site(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Site]]:
     with ExitStack() as stack:
 
-        def make(spec: PoolSpec) -> Site:
+        def make(spec: PoolSpec, *, encrypted: bool = False) -> Site:
+            keys = {f"{kind}_key_file": tmp_path / kind for kind in ("public", "metadata", "private")}
             pool = stack.enter_context(SimulatedPool.start(spec, tmp_path / "pool"))
             (tmp_path / "store").mkdir()
             settings = Settings.model_validate(
                 {
                     "redis": {"url": redis_url},
-                    "repository": {"url": f"file://{tmp_path}/store"},
+                    "repository": {"url": f"file://{tmp_path}/store", **(keys if encrypted else {})},
                     "pools": {
                         "lab": {
                             "url": pool.url,
@@ -157,7 +160,7 @@ def make_site(tmp_path: Path, redis_url: str) -> Iterator[Callable[[PoolSpec], S
                 }
             )
             store = open_store(settings.repository)
-            create_repository(store, settings.repository, encrypted=False, passphrase=None)
+            create_repository(store, settings.repository, encrypted=encrypted, passphrase=PASSPHRASE)
             store.close()
             site = Site(pool, settings, tmp_path)
             stack.callback(site.close)
