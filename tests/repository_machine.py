@@ -21,10 +21,12 @@ from workers.repository import (
     Point,
     PrivateKeys,
     Repository,
+    SegmentRef,
     point_id,
 )
+from workers.repository.naming import segment_key
 from workers.repository.overlay import visible, windows
-from workers.repository.segment import read_segment
+from workers.repository.segment import read_segment, seal_segment
 from workers.repository.store import (
     Buffer,
     ObjectExists,
@@ -175,6 +177,16 @@ class Machine:
         minute = int("".join(filter(str.isdigit, run[-4:])) or 0)
         time = f"2026-11-22T{minute // 60:02d}:{minute % 60:02d}:00Z"
         return Point(point_id(run, VM), "web", VM, time, run, "lab", (disk,))
+
+    def moved(self, segments: tuple[SegmentRef, ...], run: str) -> tuple[SegmentRef, ...]:
+        """The same block map under other names, as one layer."""
+        made = []
+        for number, segment in enumerate(segments):
+            piece = read_segment(self.store, self.keys.metadata, segment, self.size)
+            key = segment_key(self.disk, run, number)
+            self.store.objects[key], reference = seal_segment(self.keys.metadata, key, piece)
+            made.append(reference)
+        return tuple(made)
 
     def restored(self, disk: DiskPoint) -> bytes:
         """The disk, read back block by block in the plainest way."""

@@ -1,6 +1,6 @@
 """A small repository with every kind of object in it, and everything that is ever read of it.
 
-One VM with two disks and three points: a full, an incremental that is merged with it (see `one_layer`), and a
+One VM with two disks and three points: a full, an incremental that is merged with it (see `made`), and a
 re-baseline that refers to packs of both. A fourth run is at work: it has records, bitmaps and known hashes.
 """
 
@@ -62,6 +62,7 @@ class Bucket:
         self._back_up(FULL, {0: [0, 1, 511, 512, 520], 1: [0, 2]})
         self._back_up(MERGED, {0: [1, 2, 520], 1: [1]})
         self._rebase(REBASED)
+        self._supplement()
         self._repository.open_run(OPEN, b"{}")
         self._repository.keep_run_vm(OPEN, VM, b"{}")
         for machine in self._machines:
@@ -79,6 +80,15 @@ class Bucket:
             self._repository.keep_plan(run, machine.disk, plan)
             disks.append(machine.backup(run, plan))
         self._commit(run, disks)
+
+    def _supplement(self) -> None:
+        """The second point's first disk has its block map elsewhere; nobody else needs the old one."""
+        point = self.points[1]
+        before = point.disks[0].segments
+        made = self._machines[0].moved(before, "20261122T050000Z-moved")
+        self.points[1] = self._repository.supplement(point, {DISK: made})
+        for segment in before:
+            del self.store.objects[segment.key]
 
     def _rebase(self, run: str) -> None:
         disks = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.damage.bucket import Bucket, Damaged, outcome
 from tests.repository_machine import MemoryStore
 from workers.repository import verify_points
+from workers.repository.naming import parse_supplement
 
 
 class Judge:
@@ -75,4 +76,6 @@ class Judge:
 
 
 def kind_of(key: str) -> str:
+    if parse_supplement(key):
+        return "supplements"
     return key.split("/")[0] if not key.startswith("runs/") else "runs/" + key.split("/")[2]

@@ -74,7 +74,8 @@ def test_an_object_of_a_terabyte_is_not_read(bucket: Bucket, tmp_path: Path) -> 
 def readings_of(key: str, readings: dict[str, object]) -> list[str]:
     """Some that ask for objects of this kind: all of them would take a minute."""
     first = {
-        "config": "config", "points": "the list", "metadata": "metadata", "bitmaps": "plan", "packs": "index",
+        "config": "config", "points": "the list", "supplements": "the list", "metadata": "metadata",
+        "bitmaps": "plan", "packs": "index",
         "segments": "disk", "runs/open": "the open", "runs/vms": "a VM's", "runs/result": "result",
         "known": "hashes",
     }[kind_of(key)]  # fmt: skip
@@ -114,11 +115,11 @@ def test_a_size_claimed_behind_a_valid_seal_is_damage(sections: list[tuple[int, 
 @pytest.mark.parametrize("claimed", [1, 1 << 21, (1 << 32) - 1])
 def test_a_segment_that_claims_rows_is_damaged(claimed: int) -> None:
     key = f"segments/{DISK}/run/00000000"
-    nothing = struct.pack("<II", 0, 0)
+    no_rows, no_entries = struct.pack("<II", 0, 0), struct.pack("<I", 0)
     for table, entries in (
-        (struct.pack("<II", claimed, 0), nothing),
-        (struct.pack("<II", 0, claimed), nothing),
-        (nothing, struct.pack("<II", claimed, 0)),
+        (struct.pack("<II", claimed, 0), no_entries),
+        (struct.pack("<II", 0, claimed), no_entries),
+        (no_rows, struct.pack("<I", claimed)),
     ):
         data = crafted(key, (len(table), compress(table)), (len(entries), compress(entries)))
         with pytest.raises(DamagedObject, match=key):

@@ -177,7 +177,16 @@ class Reader:
 
     def point(self, identifier: str) -> dict[str, Any]:
         (path,) = self.folder.glob(f"points/*/*-{identifier}")
-        return dict(json.loads(self.envelope(str(path.relative_to(self.folder)))[0]))
+        point = dict(json.loads(self.envelope(str(path.relative_to(self.folder)))[0]))
+        supplements = sorted(self.folder.glob(f"points/*/*-{identifier}.*"))
+        if supplements:
+            found = json.loads(self.envelope(str(supplements[-1].relative_to(self.folder)))[0])
+            if (found["point"], f"{found['number']:08d}") != (identifier, supplements[-1].name[-8:]):
+                raise ValueError("another supplement")
+            instead = {disk["vdi"]: disk["segments"] for disk in found["disks"]}
+            for disk in point["disks"]:
+                disk["segments"] = instead.get(disk["vdi"], disk["segments"])
+        return point
 
     def restore(self, identifier: str, vdi: str) -> bytes:
         (disk,) = [disk for disk in self.point(identifier)["disks"] if disk["vdi"] == vdi]

@@ -9,7 +9,7 @@ Each repository (one encrypted, one not) has one VM with two disks and five poin
     growth        the disk is longer; its formerly last, short block is not rewritten
     unchanged     no pack, no segment of its own
     merged        the layers merged into one
-The second disk is all zeros.
+The second disk is all zeros. The first point has two supplements, of which the second one counts.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ from workers.repository import (
     load_private_keys,
     open_store,
     point_id,
+    read_segment,
     write_segments,
 )
+from workers.repository.naming import segment_key
+from workers.repository.segment import seal_segment
 from workers.settings import RepositorySettings
 
 PASSPHRASE = "golden, and no secret"
@@ -135,6 +138,25 @@ def fill(store: Store, settings: RepositorySettings) -> list[dict[str, object]]:
     return expected
 
 
+def supplement(store: Store, settings: RepositorySettings) -> None:
+    """The first point's block map, under other names; the objects of the first supplement are gone."""
+    keys = load_private_keys(store, settings, lambda: PASSPHRASE)
+    repository = Repository.open(store, keys)
+    for hour in (5, 6):
+        point = next(iter(repository.points()))
+        disk = point.disks[0]
+        made = []
+        for number, segment in enumerate(disk.segments):
+            piece = read_segment(store, keys.metadata, segment, disk.virtual_size)
+            key = segment_key(disk.vdi, f"20261122T{hour:02d}0000Z-moved", number)
+            data, reference = seal_segment(keys.metadata, key, piece)
+            store.put_if_absent(key, data)
+            made.append(reference)
+        repository.supplement(point, {disk.vdi: tuple(made)})
+        for segment in disk.segments if hour == 6 else ():
+            store.delete(segment.key)
+
+
 def main(folder: Path) -> None:
     facts: dict[str, object] = {"passphrase": PASSPHRASE}
     for kind in ("encrypted", "unencrypted"):
@@ -148,6 +170,7 @@ def main(folder: Path) -> None:
         store = open_store(settings)
         created = create_repository(store, settings, encrypted=kind == "encrypted", passphrase=PASSPHRASE)
         facts[kind] = {"recovery_key": created.recovery_key, "disks": fill(store, settings)}
+        supplement(store, settings)
         store.close()
     (folder / "expected.json").write_text(json.dumps(facts, indent=1) + "\n")
 

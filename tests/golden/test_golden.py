@@ -136,6 +136,14 @@ def test_that_reader_finds_in_packs_what_segments_say_of_them(kind: str) -> None
     assert found > 12
 
 
+def test_the_newest_supplement_counts(kind: str, store: Store, keys: PrivateKeys) -> None:
+    first, disk = EXPECTED[kind]["disks"][0]["point"], EXPECTED[kind]["disks"][0]["vdi"]
+    moved = f"segments/{disk}/20261122T060000Z-moved/00000000"
+    assert [each["key"] for each in reader_of(kind).point(first)["disks"][0]["segments"]] == [moved]
+    ours = Repository.open(store, keys).find_point(first).disks[0]
+    assert [segment.key for segment in ours.segments] == [moved]
+
+
 def test_that_reader_reads_bitmaps_too(kind: str) -> None:
     reader = reader_of(kind)
     disk, (path, *_) = EXPECTED[kind]["disks"][0], sorted(reader.folder.glob("bitmaps/7*/*"))

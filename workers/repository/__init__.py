@@ -21,6 +21,7 @@ from workers.repository.frame import FrameReader, Kind
 from workers.repository.index import PackTail, read_pack_index, read_pack_tail
 from workers.repository.keys import MetadataKeys, PrivateKeys, WorkerKeys
 from workers.repository.known_hashes import KnownHashes
+from workers.repository.listed_points import ListedPoint
 from workers.repository.load_keys import (
     Tell,
     configured_passphrase,
@@ -29,7 +30,7 @@ from workers.repository.load_keys import (
     load_worker_keys,
 )
 from workers.repository.naming import PackName, point_id
-from workers.repository.newest import ListedPoint, NewestDisks, list_points, newest_disks
+from workers.repository.newest import NewestDisks, list_points, newest_disks
 from workers.repository.object_lock import (
     ObjectLock,
     Versioning,

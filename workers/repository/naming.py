@@ -5,7 +5,7 @@ segments/<disk>/<run>/<number>       segments/<disk>/<run>/merged-<number>
 bitmaps/<disk>/<run>                 points/<vm>/<run>-<id>
 runs/<run>/open                      runs/<run>/result
 runs/<run>/vms/<vm>                  known/<run>/<disk>/<number>
-metadata/<vm>/<run>-<id>
+metadata/<vm>/<run>-<id>               points/<vm>/<run>-<id>.<number>
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,127}")
 _PACK = re.compile(r"packs/([^/]+)/([^/]+)/([0-9]{8})-([0-9a-f]{32})")
 _SEGMENT = re.compile(r"segments/([^/]+)/([^/]+)/(?:merged-)?[0-9]{8}")
 _POINT = re.compile(r"points/([^/]+)/([^/]+)-([0-9a-f]{12})")
+_SUPPLEMENT = re.compile(r"(points/[^/]+/[^/]+-[0-9a-f]{12})\.([0-9]{8})")
 _RUN_TIME = re.compile(r"([0-9]{8}T[0-9]{6}Z)-.+")
 
 
@@ -146,6 +147,17 @@ def point_id(run: str, vm_uuid: str) -> str:
 
 def point_key(vm_uuid: str, run: str, identifier: str) -> str:
     return f"points/{checked_name(vm_uuid)}/{checked_name(run)}-{identifier}"
+
+
+def supplement_key(point: str, number: int) -> str:
+    """Of the supplement of this number to the restore point of this key."""
+    return f"{point}.{number:08d}"
+
+
+def parse_supplement(key: str) -> tuple[str, int] | None:
+    """The restore point's key and the number; None when `key` is not a supplement's."""
+    match = _SUPPLEMENT.fullmatch(key)
+    return None if match is None else (match[1], int(match[2]))
 
 
 def metadata_key(vm_uuid: str, run: str, identifier: str) -> str:

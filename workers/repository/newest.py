@@ -4,37 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from workers.repository.errors import DamagedObject
 from workers.repository.keys import MetadataKeys
-from workers.repository.naming import PointName, run_time
-from workers.repository.point import DiskPoint, Point, decode_point
+from workers.repository.listed_points import ListedPoint, listed_points, read_point
+from workers.repository.point import DiskPoint, Point
 from workers.repository.sealed_objects import SealedObjects
 from workers.repository.store import ObjectMissing, Store
-
-
-@dataclass(frozen=True)
-class ListedPoint:
-    """What a restore point's key alone says; `made` is when its run was asked for, where that says it."""
-
-    vm_uuid: str
-    run: str
-    key: str
-
-    @property
-    def made(self) -> datetime | None:
-        return run_time(self.run)
 
 
 def list_points(store: Store) -> dict[str, list[ListedPoint]]:
     """By VM, the newest last. One listing; no key of encryption is needed."""
     found: dict[str, list[ListedPoint]] = {}
-    for info in store.list("points/"):
-        if name := PointName.parse(info.key):
-            found.setdefault(name.vm_uuid, []).append(ListedPoint(name.vm_uuid, name.run, info.key))
-    for points in found.values():
-        points.sort(key=lambda point: (point.run, point.key))
+    for point in listed_points(store):
+        found.setdefault(point.vm_uuid, []).append(point)
     return found
 
 
@@ -67,7 +50,7 @@ def newest_disks(
         if damage or found.keys() >= set(disks):
             break
         try:
-            point = decode_point(SealedObjects(store, keys).get(listed.key), listed.key)
+            point = read_point(SealedObjects(store, keys), listed)
         except ObjectMissing:
             continue
         except DamagedObject as error:

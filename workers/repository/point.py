@@ -18,7 +18,7 @@ from workers.repository.errors import DamagedObject
 from workers.repository.limits import SEGMENT
 from workers.repository.naming import is_name, is_segment_key, metadata_key, point_id, point_key, run_time
 
-_CONFIG = ConfigDict(extra="ignore")
+MEMBERS = ConfigDict(extra="ignore")
 """Members that a later version adds are no reason to refuse a restore."""
 
 _TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
@@ -26,7 +26,7 @@ _TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
 Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=MEMBERS)
 class SegmentRef:
     """A piece of block map: its key, its first and last block, and what is needed to read it well.
 
@@ -47,7 +47,7 @@ class SegmentRef:
         return self.key.split("/")[2]
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=MEMBERS)
 class DiskPoint:
     """One disk at the time of the point. Byte counts are of this run; `snapshot` is the next base's uuid."""
 
@@ -69,7 +69,7 @@ class DiskPoint:
         return layers_of(self.segments)
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=MEMBERS)
 class VmMetadata:
     """Where the VM's metadata are, and how many bytes they have when they are read."""
 
@@ -77,7 +77,7 @@ class VmMetadata:
     size: Count
 
 
-@dataclass(frozen=True, config=_CONFIG)
+@dataclass(frozen=True, config=MEMBERS)
 class Point:
     """One VM at one time. The order of points is that of their runs.
 
@@ -140,13 +140,14 @@ def decode_point(data: bytes, key: str) -> Point:
     if len({disk.vdi for disk in point.disks}) != len(point.disks):
         raise DamagedObject(key, "a disk comes twice in it")
     for disk in point.disks:
-        _check_disk(disk, key)
+        check_segments(disk, key)
     if point.metadata is not None and point.metadata.key != metadata_key(point.vm_uuid, point.run, point.id):
         raise DamagedObject(key, "its VM's metadata are another point's")
     return point
 
 
-def _check_disk(disk: DiskPoint, key: str) -> None:
+def check_segments(disk: DiskPoint, key: str) -> None:
+    """Raises DamagedObject, naming the object `key`, unless the disk's segments are its own and in order."""
     blocks = block_count(disk.virtual_size)
     if not is_name(disk.vdi):
         raise DamagedObject(key, "a disk's name is not a uuid")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from workers.extents import BATCH_BLOCKS, BLOCK_SIZE, BitmapError, Plan
@@ -24,10 +24,9 @@ from workers.repository.errors import (
 )
 from workers.repository.keys import MetadataKeys, PrivateKeys, metadata_of
 from workers.repository.limits import BITMAP, VM_METADATA
+from workers.repository.listed_points import ListedPoint, listed_points, read_point
 from workers.repository.naming import (
-    PointName,
     bitmap_key,
-    checked_name,
     known_prefix,
     metadata_key,
     open_run_key,
@@ -35,12 +34,14 @@ from workers.repository.naming import (
     result_key,
     run_vm_key,
     run_vms_prefix,
+    supplement_key,
 )
 from workers.repository.orders import OrderNotSigned, check_order, sign_order
 from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
 from workers.repository.sealed_objects import SealedObjects
 from workers.repository.store import ObjectMissing, Store
+from workers.repository.supplement import decode_supplement, encode_supplement
 from workers.repository.write_segments import SegmentWriter
 
 MAX_VM_METADATA = VM_METADATA.sections[0]
@@ -276,9 +277,9 @@ class Repository:
 
         A point that cannot be read is given to `on_damage` and passed over; without it, raises DamagedObject.
         """
-        for key in self._point_keys(vm_uuid):
+        for listed in listed_points(self._store, vm_uuid):
             try:
-                point = self._read_point(key)
+                point = self._read(listed)
             except DamagedObject as error:
                 if on_damage is None:
                     raise
@@ -288,27 +289,26 @@ class Repository:
 
     def newest_run(self, vm_uuid: str) -> str | None:
         """The run of the VM's newest restore point, by its key alone."""
-        keys = self._point_keys(vm_uuid)
-        name = PointName.parse(keys[-1]) if keys else None
-        return None if name is None else name.run
+        listed = listed_points(self._store, vm_uuid)
+        return listed[-1].run if listed else None
 
     def newest_point(self, vm_uuid: str) -> Point | None:
         """Raises DamagedObject."""
-        keys = self._point_keys(vm_uuid)
-        return self._read_point(keys[-1]) if keys else None
+        listed = listed_points(self._store, vm_uuid)
+        return self._read(listed[-1]) if listed else None
 
     def latest_disk(self, vm_uuid: str, vdi: str) -> DiskPoint | None:
         """The disk as it is in the newest point of the VM that holds it."""
-        for key in reversed(self._point_keys(vm_uuid)):
-            for disk in self._read_point(key).disks:
+        for listed in reversed(listed_points(self._store, vm_uuid)):
+            for disk in self._read(listed).disks:
                 if disk.vdi == vdi:
                     return disk
         return None
 
     def disk_of_snapshot(self, vm_uuid: str, vdi: str, snapshot: str) -> DiskPoint:
         """The disk as it is in the point that was made from this VDI snapshot. Raises PointNotFound."""
-        for key in reversed(self._point_keys(vm_uuid)):
-            for disk in self._read_point(key).disks:
+        for listed in reversed(listed_points(self._store, vm_uuid)):
+            for disk in self._read(listed).disks:
                 if (disk.vdi, disk.snapshot) == (vdi, snapshot):
                     return disk
         raise PointNotFound(f"the restore point that this backup of disk {vdi} builds upon is gone")
@@ -316,36 +316,45 @@ class Repository:
     def point_of_run(self, run: str, vm_uuid: str) -> Point | None:
         """The VM's restore point that this run made, if it did. Raises DamagedObject."""
         identifier = point_id(run, vm_uuid)
-        for key in self._point_keys(vm_uuid):
-            if key.endswith(f"-{identifier}"):
-                return self._read_point(key)
+        for listed in listed_points(self._store, vm_uuid):
+            if listed.id == identifier:
+                return self._read(listed)
         return None
 
     def find_point(self, id_or_prefix: str) -> Point:
         """Raises PointNotFound, or PointAmbiguous when several points begin like this."""
         wanted = id_or_prefix.lower()
-        found = [
-            key for key in self._point_keys(None) if wanted and key.rpartition("-")[2].startswith(wanted)
-        ]
+        found = [each for each in listed_points(self._store) if wanted and each.id.startswith(wanted)]
         if not found:
             raise PointNotFound(f"there is no restore point {id_or_prefix!r}; `cbtfleet points` lists them")
         if len(found) > 1:
-            shown = ", ".join(key.rpartition("-")[2] for key in found[:4]) + (", …" if len(found) > 4 else "")
+            shown = ", ".join(each.id for each in found[:4]) + (", …" if len(found) > 4 else "")
             raise PointAmbiguous(f"{len(found)} restore points begin with {id_or_prefix!r}: {shown}")
-        return self._read_point(found[0])
+        return self._read(found[0])
+
+    def supplement(self, point: Point, segments: Mapping[str, tuple[SegmentRef, ...]]) -> Point:
+        """Gives disks of the point, by VDI uuid, other segments for the same blocks; returns it with these.
+
+        The caller answers for their being the same blocks. A disk that is not named has the segments that the
+        point was committed with. Raises AlreadyWritten when somebody else gave it some at the same time.
+        """
+        listed = {each.key: each.supplement for each in listed_points(self._store, point.vm_uuid)}
+        number = listed[point.key] + 1
+        key = supplement_key(point.key, number)
+        data = encode_supplement(point, number, segments)
+        made = decode_supplement(data, key, self._read(ListedPoint(point.vm_uuid, point.run, point.key)))
+        self._objects.put(key, data)
+        return made
 
     def forget(self, point: Point) -> None:
         """Drops the point; one that is gone already is fine.
 
-        Only its manifest is deleted: what no other point needs of its segments and packs stays in the store
-        until it is pruned.
+        Only its manifest and its supplements are deleted: what no other point needs of its segments and packs
+        stays in the store until it is pruned.
         """
-        self._store.delete(point.key)
+        self._store.delete(point.key)  # first: without it a supplement is waste
+        for info in list(self._store.list(f"{point.key}.")):
+            self._store.delete(info.key)
 
-    def _point_keys(self, vm_uuid: str | None) -> list[str]:
-        prefix = "points/" if vm_uuid is None else f"points/{checked_name(vm_uuid)}/"
-        names = [name for info in self._store.list(prefix) if (name := PointName.parse(info.key))]
-        return [name.key for name in sorted(names, key=lambda name: name.order)]
-
-    def _read_point(self, key: str) -> Point:
-        return decode_point(self._objects.get(key), key)
+    def _read(self, listed: ListedPoint) -> Point:
+        return read_point(self._objects, listed)

@@ -25,14 +25,15 @@ OBJECT_RUN = "compacted"
 
 
 def copied(store: MemoryStore, keys: PrivateKeys) -> tuple[DiskPoint, bytes]:
-    """A disk of four blocks: frames of blocks 0 and 2 of one disk, and, as block 3, block 1 of another disk.
+    """A disk of four blocks: frames of blocks 0 and 2 of one disk, and, as block 3, block 1 of another disk;
+    in a second layer that other disk's block 0.
 
     All lie in one object of the first disk, which is nothing but these frames back to back.
     """
     machines = [
         Machine(store, keys, 4 * BLOCK_SIZE, disk, seed) for seed, disk in enumerate((DISK, OTHER_DISK))
     ]
-    wanted = ((0, 0, 0), (0, 2, 0), (1, 1, 2))  # which disk, its block, how far it is moved
+    wanted = ((0, 0, 0), (0, 2, 0), (1, 1, 2), (1, 0, 0))  # which disk, its block, how far it is moved
     maps = []
     for machine in machines:
         machine.write([0, 1, 2])
@@ -53,13 +54,14 @@ def copied(store: MemoryStore, keys: PrivateKeys) -> tuple[DiskPoint, bytes]:
     names, rows = (*joined.table.names, OBJECT_RUN), joined.table.rows.copy()
     rows["object_disk"], rows["object_run"] = names.index(DISK), names.index(OBJECT_RUN)
     rows["object_batch"], rows["hash"], rows["size"] = 5, np.frombuffer(name.hash, np.uint8), len(data)
-    key = f"segments/{DISK}/{OBJECT_RUN}/00000000"
-    store.objects[key], reference = seal_segment(
-        keys.metadata, key, BlockMap(PackTable(names, rows), entries)
-    )
+    table, references = PackTable(names, rows), []
+    for number, layer in enumerate((entries[:3], entries[3:])):
+        key = f"segments/{DISK}/{OBJECT_RUN}-{number}/00000000"
+        store.objects[key], reference = seal_segment(keys.metadata, key, BlockMap(table, layer))
+        references.append(reference)
     blocks = [bytes(machines[disk].content[block << 16 : block + 1 << 16]) for disk, block, _ in wanted]
-    content = blocks[0] + bytes(BLOCK_SIZE) + blocks[1] + blocks[2]
-    return machines[0].point("run-9", (reference,)).disks[0], content
+    content = blocks[3] + bytes(BLOCK_SIZE) + blocks[1] + blocks[2]
+    return machines[0].point("run-9", tuple(references)).disks[0], content
 
 
 def test_they_are_restored_as_what_they_were_sealed_as(
@@ -74,7 +76,7 @@ def test_verify_takes_an_object_of_two_rows_for_one(store: MemoryStore, keys: Pr
     disk, _ = copied(store, keys)
     point = Machine(store, keys, disk.virtual_size).point("run-9", disk.segments)
     verified = verify_points(store, keys, [point], sample=100, threads=1)
-    assert (verified.damaged, verified.checked_frames) == ([], 3)
+    assert (verified.damaged, verified.checked_frames) == ([], 4)
     [key] = [key for key in store.objects if OBJECT_RUN in key and key.startswith("packs/")]
     store.objects[key] = store.objects[key][:-1]
     verified = verify_points(store, keys, [point], sample=100, threads=1)

@@ -128,6 +128,17 @@ def test_copied_frames_keep_what_they_were_sealed_as(store: MemoryStore) -> None
     assert tail.own is None
 
 
+def test_frames_of_another_run_are_no_pack_of_a_batch(store: MemoryStore) -> None:
+    """Though their index opens under this name."""
+    plan = Plan.full(2 * BLOCK_SIZE)
+    rows: list[Row] = [(0, 10, Kind.RAW), (1, 20, Kind.RAW)]
+    pack = crafted_pack(rows, size=plan.virtual_size, groups=[(OWN._replace(run="old"), 2)])
+    key = PackName(DISK, "run", 0, blake3(pack).digest(length=16)).key
+    store.objects[key] = pack
+    with pytest.raises(DamagedObject, match="its frames were not written for its batch"):
+        Repository.open(store, PLAIN).write_segments("run", DISK, SNAPSHOT, plan, None)
+
+
 @pytest.mark.parametrize(
     "frame", [TERABYTES, compress(bytes(BLOCK_SIZE + 1)), compress(b"x") + b"y", b"noise"]
 )
