@@ -10,13 +10,14 @@ import typer
 
 from scheduler.commands.invocation import ConfigOption, Invocation, JsonOption, end, note
 from scheduler.commands.results import exit_code, outcome, show_result
-from scheduler.connections import open_ledger
+from scheduler.connections import open_ledger, open_repository
 from scheduler.policies.requests import RunRequest, request_for_vms, request_from_policy
+from scheduler.runs.facts import Sign
 from scheduler.runs.submit import submit_run, wait_for_run
 from scheduler.runs.values import RunResult
 from scheduler.terminal.progress_view import ProgressView
 from scheduler.terminal.waiting import WaitingHints
-from workers.errors import CancelledError, ConfigurationError
+from workers.errors import CancelledError, CbtfleetError, ConfigurationError
 from workers.fleet import Ledger
 from workers.settings import Settings
 
@@ -42,7 +43,7 @@ def backup(
     settings = invocation.settings()
     request = choose(settings, policy, pool, vm or [])
     with open_ledger(settings) as ledger:
-        run = submit_run(ledger, request)
+        run = submit_run(ledger, request, _signer(settings, request))
         if not wait:
             invocation.answer(
                 {"run": run, "status": "submitted"},
@@ -97,3 +98,15 @@ def _wait(ledger: Ledger, run: str) -> RunResult:
         raise WaitEnded(
             f"not waiting any longer; the run goes on: cbtfleet status {run}, cbtfleet cancel {run}"
         ) from error
+
+
+def _signer(settings: Settings, request: RunRequest) -> Sign | None:
+    """None: this machine cannot sign, so the run counts as made by hand."""
+    if request.policy is None or settings.repository.metadata_key_file is None:
+        return None
+    try:
+        with open_repository(settings, lambda error: None) as repository:
+            return repository.sign_order
+    except CbtfleetError as error:
+        note(f"cbtfleet: policy {request.policy} will not count this run, which is not signed: {error}")
+        return None

@@ -257,6 +257,10 @@ def _run_facts(context: ControlContext, run: str) -> tuple[RunFacts | None, str 
         if opened is None:
             return None, str(error)
         facts = RunFacts(opened.request, opened.started, error=str(error))
+    else:
+        opened = opened_run(context.repository, run)
+        if opened is not None:  # what it was believed to be asked for
+            facts = replace(facts, request=opened.request, started=opened.started)
     return facts, facts.error
 
 

@@ -29,6 +29,7 @@ from scheduler.pool_objects.destruction import GRACE, Destruction
 from scheduler.pool_objects.snapshots import DiskSnapshot, VmSnapshot, take_vm_snapshot
 from scheduler.runs.facts import (
     VmInHand,
+    believed_request,
     keep_planned_vm,
     open_run,
     opened_run,
@@ -64,6 +65,7 @@ def plan_run(context: ControlContext, run: str) -> None:
         return
     opened = opened_run(context.repository, run)
     if opened is None:
+        request = believed_request(context.repository, run, facts)
         chosen = _choose(context, run, request)
         opened = open_run(context.repository, run, OpenRun(request, facts.started, chosen))
     vms = {uuid: VmFacts(name).write() for uuid, name in opened.vms.items()}

@@ -5,16 +5,20 @@ Every call may raise what its ledger or repository raises, and RecordUnreadable 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from scheduler.context import ControlContext
+from scheduler.policies.requests import RunRequest
 from scheduler.runs.values import OpenRun, PlannedVm, RunFacts, RunResult, VmFacts
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger
 from workers.records import RecordUnreadable
 from workers.repository import DamagedObject, Repository
+
+log = logging.getLogger(__name__)
 
 
 class RunNotOpen(CbtfleetError):
@@ -27,9 +31,24 @@ class RunNotOpen(CbtfleetError):
 # In the ledger
 
 
-def create_run(ledger: Ledger, run: str, facts: RunFacts) -> bool:
-    """False when the run exists already."""
+Sign = Callable[[bytes], bytes]
+"""`Repository.sign_order`, of whoever has the metadata key."""
+
+
+def create_run(ledger: Ledger, run: str, facts: RunFacts, sign: Sign | None = None) -> bool:
+    """False when the run exists already. A run that nobody signed counts as made by hand."""
+    if sign is not None:
+        facts = replace(facts, signature=sign(facts.asked(run)).hex())
     return ledger.create_run(run, facts.write())
+
+
+def believed_request(repository: Repository, run: str, facts: RunFacts) -> RunRequest:
+    """What a run that has not begun is asked to do; without the policy's name when that is not signed."""
+    request = facts.request
+    if request.policy is None or repository.is_signed(facts.asked(run), facts.signature):
+        return request
+    log.warning("run %s: its request is not signed, so policy %s does not count it", run, request.policy)
+    return replace(request, policy=None)
 
 
 def run_facts(ledger: Ledger, run: str) -> RunFacts:

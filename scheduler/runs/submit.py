@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from scheduler.policies.requests import RunRequest
-from scheduler.runs.facts import create_run, result_in_ledger
+from scheduler.runs.facts import Sign, create_run, result_in_ledger
 from scheduler.runs.values import RunFacts, RunResult
 from workers.errors import CbtfleetError
 from workers.fleet import Ledger, LedgerUnreachable, RunProgress, UnknownToLedger
@@ -34,12 +34,12 @@ def new_run_id(now: datetime) -> str:
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def submit_run(ledger: Ledger, request: RunRequest) -> str:
+def submit_run(ledger: Ledger, request: RunRequest, sign: Sign | None = None) -> str:
     """Puts a run into the ledger and returns its id; the scheduler takes it from there."""
     now = datetime.now(UTC)
     run = new_run_id(now)
     facts = RunFacts(request, started=f"{now:%Y-%m-%dT%H:%M:%SZ}")
-    while not create_run(ledger, run, facts):
+    while not create_run(ledger, run, facts, sign):
         run = new_run_id(now)
     return run
 

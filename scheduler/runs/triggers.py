@@ -117,7 +117,8 @@ class Triggers(BackgroundLoop):
         trigger = Trigger(_iso(slot), None if ends is None else _iso(ends), shown, skipped)
         request = replace(request_from_policy(self._context.settings, name), trigger=trigger)
         run = slot_run(name, slot)
-        if not create_run(self._context.ledger, run, RunFacts(request, started=_iso(now))):
+        facts = RunFacts(request, started=_iso(now))
+        if not create_run(self._context.ledger, run, facts, self._context.repository.sign_order):
             return  # another scheduler was first
         if skipped is not None:
             log.warning("policy %s: its run of %s is skipped: %s", name, _local(slot, policy), skipped)

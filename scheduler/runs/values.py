@@ -72,12 +72,20 @@ class RunResult(Record):
 
 @dataclass(frozen=True)
 class RunFacts(Record):
-    """A run in the ledger. `result` is kept for the case that the repository does not take it."""
+    """A run in the ledger. `result` is kept for the case that the repository does not take it.
+
+    `signature`: of what was asked for, in hexadecimal digits; "" when who asked has no metadata key.
+    """
 
     request: RunRequest
     started: str
     error: str | None = None
     result: RunResult | None = None
+    signature: str = ""
+
+    def asked(self, run: str) -> bytes:
+        """What is signed. A policy keeps so many points of its runs: not everybody may ask for one."""
+        return b"run\0" + run.encode() + b"\0" + RunFacts(self.request, self.started).write()
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from workers.repository.naming import (
     run_vms_prefix,
     supplement_key,
 )
-from workers.repository.orders import sign_order
+from workers.repository.orders import OrderNotSigned, check_order, sign_order
 from workers.repository.pack_list import PackList
 from workers.repository.point import DiskPoint, Point, SegmentRef, VmMetadata, decode_point, encode_point
 from workers.repository.sealed_objects import SealedObjects
@@ -89,6 +89,14 @@ class Repository:
     def sign_order(self, order: bytes) -> bytes:
         """The signature by which workers know that a scheduler of this repository gave the order."""
         return sign_order(self._keys, order)
+
+    def is_signed(self, order: bytes, signature: str) -> bool:
+        """Whether who gave the order has this repository's metadata key; always, without encryption."""
+        try:
+            check_order(self._keys.worker, order, signature)
+        except OrderNotSigned:
+            return False
+        return True
 
     def plan(self, run: str, disk: str) -> Plan:
         """Raises ObjectMissing when none was kept, DamagedObject."""
