@@ -105,7 +105,7 @@ def test_a_run_that_redis_forgot_is_waited_for_until_it_is_resumed(
     resumer = threading.Timer(0.2, resume)
     assert wait_for_run(ledger, "run", on_progress=forget_and_resume) == RESULT
     resumer.join()
-    assert len(seen) == 1
+    assert len(seen) in (1, 2), "the second, if it looked between the run's return and its end"
 
 
 def test_a_run_that_nobody_resumes_is_said_to_be_lost(
